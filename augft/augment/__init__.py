@@ -1,0 +1,1 @@
+"""Keyed draws, ops, policies and the kernel that makes the pixels."""

@@ -1,0 +1,166 @@
+"""The command line. Each command imports what it needs when it runs, so that `augft --help` is immediate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from augft.errors import AugftError
+
+app = typer.Typer(
+    name="augft",
+    help="Fine-tune an image classifier with data augmentation, on one machine or on a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+config_app = typer.Typer(help="Show the resolved job, or the JSON schema of job files.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+JobFile = Annotated[
+    str | None, typer.Argument(metavar="[JOB.yaml]", help="A job file; the quickstart job without one.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set train.epochs=3; repeatable."),
+]
+
+
+@app.command()
+def train(
+    job: JobFile = None,
+    overrides: Overrides = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the run lives; else <storage_path>/<name>.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray and the workers print.")] = False,
+) -> None:
+    """Fine-tune a model.
+
+    Example: `augft train jobs/cifar10.yaml --set train.epochs=2`
+    """
+    from augft.config import load_job
+    from augft.train.launch import train as launch
+
+    launch(load_job(job, overrides or ()), run_dir=run_dir, address=address, resume=resume, verbose=verbose)
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(help="digits, cifar10, or a path: folders, an archive, Parquet.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    image_size: Annotated[
+        int | None, typer.Option(min=4, max=4096, help="Height and width to store; else that of the pictures.")
+    ] = None,
+    val_fraction: Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of train to set apart as val.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of val.")] = 0,
+    on_bad: Annotated[str, typer.Option(help="fail, or skip: what to do with a picture that cannot be read.")] = "fail",
+) -> None:
+    """Turn pictures into a packed data set: Parquet shards and a manifest.
+
+    Example: `augft pack pictures/ packed/ --image-size 64`
+    """
+    from augft.data.pack import pack as pack_source
+    from augft.data.packed import open_packed
+    from augft.display import Display
+    from augft.errors import ConfigError
+
+    if on_bad not in ("fail", "skip"):
+        raise ConfigError(f"--on-bad {on_bad}: give fail or skip")
+    with Display() as display:
+        path = pack_source(
+            source,
+            out,
+            image_size=image_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            on_bad="skip" if on_bad == "skip" else "fail",
+            progress=lambda done, total: display.count("packing", done, total),
+        )
+        manifest = open_packed(path).manifest
+        rows = ", ".join(f"{name} {split.num_rows:,}" for name, split in manifest.splits.items())
+        display.say(f"{path}: {rows} pictures of {len(manifest.classes)} classes, digest {manifest.digest[:12]}")
+        for rejected in manifest.rejected:
+            display.say(f"left out {rejected.path}: {rejected.reason}")
+
+
+@app.command()
+def preview(
+    job: JobFile = None,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+) -> None:
+    """Draw originals and what the policy makes of them.
+
+    Example: `augft preview jobs/cifar10.yaml --out preview.png`
+    """
+    from augft.config import load_job
+    from augft.display import Display
+    from augft.report.preview import preview_job
+
+    with Display() as display:
+        preview_job(load_job(job, overrides or ()), out, display)
+        display.say(f"{out}")
+
+
+@config_app.command("show")
+def config_show(job: JobFile = None, overrides: Overrides = None) -> None:
+    """Print the resolved job as YAML.
+
+    Example: `augft config show jobs/cifar10.yaml --set seed=1`
+    """
+    from augft.config import load_job
+
+    typer.echo(load_job(job, overrides or ()).to_yaml(), nl=False)
+
+
+@config_app.command("schema")
+def config_schema(job: JobFile = None) -> None:
+    """Print the JSON schema of job files; a job file, if given, is checked first.
+
+    Example: `augft config schema > job.schema.json`
+    """
+    import json
+
+    from augft.config import job_schema, load_job
+
+    if job is not None:
+        load_job(job)
+    typer.echo(json.dumps(job_schema(), indent=2))
+
+
+def _version(show: bool) -> None:
+    if show:
+        from augft import __version__
+
+        typer.echo(f"augft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors of augft's own are one line on stderr and an exit code."""
+    try:
+        app()
+    except AugftError as error:
+        typer.echo(f"augft: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("augft: interrupted; go on from the last checkpoint with --resume", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

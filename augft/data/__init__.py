@@ -1,0 +1,1 @@
+"""Pictures to packed Parquet to the batches of a rank."""

@@ -1,0 +1,126 @@
+"""The manifest of a packed data set: what the folder holds, and how to tell that it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from augft.errors import DataError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(_Entry):
+    """One Parquet file of a split."""
+
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.parquet$", description="name beside the manifest"
+    )
+    first_id: int = Field(ge=0, description="sample id of its first row; its rows are dense from there")
+    num_rows: int = Field(ge=1)
+    num_bytes: int = Field(ge=1, description="size of the Parquet file")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of labels (int32) and pixels: `rows_digest`")
+
+
+class Split(_Entry):
+    """One of train, val, test."""
+
+    num_rows: int = Field(ge=1)
+    shards: tuple[Shard, ...]
+
+
+class Rejected(_Entry):
+    """A picture that was left out."""
+
+    path: str
+    reason: str
+
+
+class Manifest(_Entry):
+    """`manifest.json` of a packed data set."""
+
+    format_version: int
+    classes: tuple[str, ...] = Field(min_length=2, description="class names; a label is an index into them")
+    image_shape: tuple[PositiveInt, PositiveInt, Literal[3]] = Field(description="height, width, 3")
+    splits: dict[str, Split]
+    mean: tuple[float, float, float] = Field(
+        description="of train's red, green, blue; pixels scaled to [0, 1]"
+    )
+    std: tuple[float, float, float] = Field(description="of the same; 0 for a constant channel")
+    digest: str = Field(
+        description="of classes, shape and all rows: equal digests, equal data (`set_digest`)"
+    )
+    source: str = Field(description="what was packed, as it was given")
+    recipe: str = Field(description="digest of the source's content and the options of packing")
+    rejected: tuple[Rejected, ...] = ()
+
+
+def rows_digest(labels: npt.NDArray[np.int32]) -> Any:
+    """A SHA-256 that has taken the labels of a shard; update it with the shard's pixels in order.
+
+    It is over rows, not over Parquet bytes: the same data has the same digest under any version of Arrow.
+    """
+    return hashlib.sha256(labels.astype("<i4").tobytes())
+
+
+def set_digest(classes: tuple[str, ...], image_shape: tuple[int, int, int], splits: dict[str, Split]) -> str:
+    """The digest of a whole set, from the digests of its shards."""
+    rows = {
+        name: [[shard.num_rows, shard.sha256] for shard in split.shards] for name, split in splits.items()
+    }
+    return hashlib.sha256(json.dumps([classes, image_shape, rows], sort_keys=True).encode()).hexdigest()
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The one place where files of a packed data set are opened."""
+    return path.open("rb")
+
+
+def damaged(path: Path, what: str) -> DataError:
+    return DataError(f"packed data set {path} is damaged: {what}; pack the source again")
+
+
+def read_manifest(path: Path) -> Manifest:
+    try:
+        with open_file(path / MANIFEST) as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"{path} is not a packed data set: it has no {MANIFEST}; see `augft pack`") from None
+    except OSError as error:
+        raise DataError(f"{path / MANIFEST} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise damaged(path, f"{MANIFEST} is not JSON ({error})") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path / MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION}: "
+            f"pack the source again"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise damaged(path, f"{MANIFEST}: {where}: {first['msg']}") from None
+    for name, split in manifest.splits.items():
+        ends = [0]
+        for shard in split.shards:
+            if shard.first_id != ends[-1]:
+                raise damaged(path, f"{MANIFEST}: {shard.file} begins at {shard.first_id}, not at {ends[-1]}")
+            ends.append(shard.first_id + shard.num_rows)
+        if split.num_rows != ends[-1]:
+            raise damaged(path, f"{MANIFEST}: {name} has {split.num_rows} rows, its shards {ends[-1]}")
+    if manifest.digest != set_digest(manifest.classes, manifest.image_shape, manifest.splits):
+        raise damaged(path, f"{MANIFEST}: digest does not fit classes and shards")
+    return manifest

@@ -1,0 +1,242 @@
+"""Read a packed data set: what it holds (manifest) and rows by sample id (gather).
+
+Parquet is what is kept and shipped; it is no format for random rows. So a shard is decoded once per node,
+checked against its digest, and laid down as plain pixels under `$AUGFT_CACHE/raw/` (`~/.cache/augft/raw/`),
+where all processes of the node map it into memory. Where that folder cannot be written, each process holds
+its own copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from augft.data.manifest import MANIFEST, Shard, damaged, open_file, read_manifest, rows_digest
+from augft.errors import DataError
+
+UInt8Array = npt.NDArray[np.uint8]
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+
+
+def cache_dir() -> Path:
+    """`$AUGFT_CACHE`, or `~/.cache/augft`."""
+    return Path(os.environ.get("AUGFT_CACHE") or "~/.cache/augft").expanduser()
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether `path` is the folder of a packed data set."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def open_packed(path: str | Path) -> PackedDataset:
+    """Open a packed data set; reads the manifest and looks at the size of each shard.
+
+    Raises:
+        DataError: there is none, or manifest and shards do not belong together.
+    """
+    return PackedDataset(Path(path))
+
+
+class PackedDataset:
+    """A packed data set. Pickles as its path, and is opened anew where it arrives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        for split in self.manifest.splits.values():
+            for shard in split.shards:
+                size = _size(path / shard.file)
+                if size is None:
+                    raise damaged(path, f"shard {shard.file} is missing")
+                if size != shard.num_bytes:
+                    raise damaged(path, f"shard {shard.file} has {size} bytes instead of {shard.num_bytes}")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, sorted."""
+        return tuple(sorted(self.manifest.splits))
+
+    def has(self, split: str) -> bool:
+        return split in self.manifest.splits
+
+    def split(self, name: str) -> PackedSplit:
+        """Rows of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if not self.has(name):
+            raise DataError(f"{self.path} has no split '{name}': it has {', '.join(self.splits)}")
+        return PackedSplit(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_packed, (self.path,)
+
+
+class PackedSplit:
+    """One split of a packed data set: rows by sample id."""
+
+    def __init__(self, dataset: PackedDataset, name: str) -> None:
+        self.dataset = dataset
+        self.name = name
+        self._shards = dataset.manifest.splits[name].shards
+        self._first_ids = np.array([shard.first_id for shard in self._shards], np.int64)
+        self._pixels: dict[int, UInt8Array] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedSplit, (self.dataset, self.name)
+
+    @property
+    def num_rows(self) -> int:
+        return self.dataset.manifest.splits[self.name].num_rows
+
+    @cached_property
+    def labels(self) -> Int32Array:
+        """int32 (N,), the label of each sample id. Raises DataError as `gather` does."""
+        labels = np.concatenate([_read_labels(self.dataset, shard) for shard in self._shards])
+        labels.flags.writeable = False
+        return labels
+
+    def gather(self, sample_ids: Int64Array) -> tuple[UInt8Array, Int32Array]:
+        """Rows by sample id.
+
+        Args:
+            sample_ids: int64 (B,), 0 to num_rows - 1, in any order, repeated at will.
+
+        Returns:
+            Images uint8 (B, H, W, 3), a copy of its own, and labels int32 (B,).
+
+        Raises:
+            DataError: an id is out of range, or a shard is damaged.
+        """
+        ids = np.asarray(sample_ids, np.int64)
+        if ids.size and not 0 <= (worst := int(ids.min() if ids.min() < 0 else ids.max())) < self.num_rows:
+            raise DataError(f"sample id {worst} is not in 0 to {self.num_rows - 1} of '{self.name}'")
+        shard_of = np.searchsorted(self._first_ids, ids, side="right") - 1
+        touched = np.unique(shard_of).tolist()
+        if len(touched) == 1:
+            return self._shard(touched[0]).take(ids - self._first_ids[touched[0]], axis=0), self.labels[ids]
+        images = np.empty((len(ids), *self.dataset.manifest.image_shape), np.uint8)
+        for number in touched:
+            rows = np.flatnonzero(shard_of == number)
+            images[rows] = self._shard(number)[ids[rows] - self._first_ids[number]]
+        return images, self.labels[ids]
+
+    def _shard(self, number: int) -> UInt8Array:
+        """Pixels of a shard, uint8 (rows, H, W, 3), read-only and mostly memory-mapped."""
+        if number not in self._pixels:
+            self._pixels[number] = _raw_pixels(self.dataset, self._shards[number])
+        return self._pixels[number]
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _read_columns(dataset: PackedDataset, shard: Shard, columns: list[str]) -> pa.Table:
+    try:
+        with open_file(dataset.path / shard.file) as file:
+            table = pq.ParquetFile(file).read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise damaged(dataset.path, f"shard {shard.file} cannot be read ({reason})") from error
+    if table.column_names != columns or table.num_rows != shard.num_rows:
+        raise damaged(
+            dataset.path,
+            f"shard {shard.file} has {table.num_rows} rows of {table.column_names}, "
+            f"the manifest says {shard.num_rows} of {columns}",
+        )
+    return table
+
+
+def _read_labels(dataset: PackedDataset, shard: Shard) -> Int32Array:
+    labels: Int32Array = _read_columns(dataset, shard, ["label"])["label"].to_numpy().astype(np.int32)
+    if labels.min() < 0 or labels.max() >= len(dataset.manifest.classes):
+        raise damaged(
+            dataset.path,
+            f"shard {shard.file} has label {labels.min() if labels.min() < 0 else labels.max()}, "
+            f"the manifest {len(dataset.manifest.classes)} classes",
+        )
+    return labels
+
+
+def _decode_shard(dataset: PackedDataset, shard: Shard) -> UInt8Array:
+    """Parquet to pixels, uint8 (rows, H, W, 3); checked against the shard's digest."""
+    table = _read_columns(dataset, shard, ["sample_id", "label", "image"])
+    shape = (shard.num_rows, *dataset.manifest.image_shape)
+    try:
+        storage = table["image"].combine_chunks().storage
+        pixels: UInt8Array = storage.flatten().to_numpy(zero_copy_only=True).reshape(shape)
+    except (AttributeError, ValueError, pa.ArrowException) as error:
+        raise damaged(dataset.path, f"shard {shard.file} does not hold images of shape {shape}") from error
+    if not np.array_equal(table["sample_id"].to_numpy() - shard.first_id, np.arange(shard.num_rows)):
+        raise damaged(dataset.path, f"sample ids of shard {shard.file} are not dense from {shard.first_id}")
+    digest = rows_digest(table["label"].to_numpy())
+    digest.update(pixels)
+    if digest.hexdigest() != shard.sha256:
+        raise damaged(dataset.path, f"the rows of shard {shard.file} do not have the manifest's digest")
+    return pixels
+
+
+def _raw_pixels(dataset: PackedDataset, shard: Shard) -> UInt8Array:
+    """Pixels of a shard: mapped from the node's cache, where the first process to ask puts them."""
+    target = cache_dir() / "raw" / f"{shard.sha256}.npy"
+    shape = (shard.num_rows, *dataset.manifest.image_shape)
+    if (mapped := _map(target, shape)) is not None:
+        return mapped
+    with _alone(target):
+        if (mapped := _map(target, shape)) is not None:
+            return mapped
+        pixels = _decode_shard(dataset, shard)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            for left_over in target.parent.glob(f".{target.name}.*.part"):  # by a process that was killed
+                left_over.unlink()
+            with temporary.open("xb") as file:
+                np.save(file, pixels)
+            os.replace(temporary, target)
+        except OSError:  # a full or read-only disk costs memory, not the run
+            with suppress(OSError):
+                temporary.unlink()
+            return pixels
+    mapped = _map(target, shape)
+    return pixels if mapped is None else mapped
+
+
+def _map(target: Path, shape: tuple[int, ...]) -> UInt8Array | None:
+    try:
+        mapped = np.load(target, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    # A plain view: indexing numpy's memmap class is slower.
+    return np.asarray(mapped) if mapped.shape == shape and mapped.dtype == np.uint8 else None
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process of the node make `target` while the others wait; without locks all make it, equally."""
+    lock_path = target.with_name(f".{target.name}.lock")
+    lock: BinaryIO | None = None
+    with suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                lock_path.unlink()
+            lock.close()

@@ -1,0 +1,191 @@
+"""Plan → Ray Data → the batches of a rank.
+
+The plan's steps are cut into *units*: unit (b, r) holds rank r's positions of the b-th K consecutive steps. A unit is
+one read task (integers only), one call of an augmentation actor, one block: so units are long enough to hide Ray's
+cost a task, and all are equally long, shorter shares being padded. Blocks come in order (`preserve_order`), and a
+split over W consumers then deals them out in turn: block k to rank k mod W.
+
+One execution serves many epochs, since a new one starts its actors anew. Only a run of more units than
+`MAX_UNITS` takes several executions, one after the other: planning costs about a millisecond a unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, Datasource, ExecutionResources, ReadTask
+from ray.data.block import BlockMetadata
+
+from augft.data.plan import IntArray, Plan
+
+MIN_UNIT_ROWS = 1_000
+MAX_UNIT_BYTES = 64 * 2**20
+MAX_UNITS = 4_000
+UNITS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The augmentation actors: `actor` is a class whose instances turn positions into pictures.
+
+    An instance gets `{"position": int64 (M,)}` and returns columns of M rows: `image` uint8 (M, H, W, 3),
+    `label` int32, `epoch`, `sample_id` and `copy` int64 and `digest` uint64; rows at `PADDING` are never looked at.
+    """
+
+    actor: type
+    actor_kwargs: dict[str, Any]
+    min_actors: int
+    max_actors: int
+    reserved_cpus: float
+    """CPUs of the training workers: not for the stream to use."""
+    row_bytes: int
+    """Bytes of a picture."""
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """A rank's share of a step; all arrays (M, …), in plan order."""
+
+    step: int
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+    epochs: IntArray
+    sample_ids: IntArray
+    copies: IntArray
+    """Which of a sample's items it is: 0 the original, c + 1 its copy c."""
+    digest: int
+    """Sum of the rows' digests modulo 2**64: the ranks' sums add up to the step's."""
+
+
+def batches(
+    plan: Plan,
+    pool: Pool,
+    *,
+    cursor: int,
+    rank: int,
+    world_size: int,
+    broadcast: Callable[[Any], Any],
+) -> Iterator[RankBatch]:
+    """A rank's batches from step `cursor` to the end of the plan. All ranks must iterate together.
+
+    Args:
+        plan: the order of the run.
+        pool: who makes the pictures.
+        cursor: steps already done.
+        rank: this rank, of `world_size`.
+        world_size: ranks that share each step.
+        broadcast: hands rank 0's value to every rank.
+    """
+    width = ceil(plan.global_batch_size / world_size)
+    unit_steps = steps_per_unit(width, pool.row_bytes)
+    segment_steps = unit_steps * max(1, MAX_UNITS // world_size)
+    for first in range(cursor, plan.num_steps, segment_steps):
+        last = min(first + segment_steps, plan.num_steps)
+        splits = _split(plan, pool, first, last, unit_steps, world_size) if rank == 0 else None
+        iterator = broadcast(splits)[rank]
+        blocks = iterator.iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=UNITS_AHEAD
+        )
+        for number, block in enumerate(blocks):
+            for row in range(unit_steps):
+                step = first + number * unit_steps + row
+                if step < last:
+                    start, stop = plan.share(step, rank, world_size)
+                    yield _batch(step, block, slice(row * width, row * width + stop - start))
+
+
+def steps_per_unit(width: int, row_bytes: int) -> int:
+    """Steps of a unit whose steps have `width` rows: at least `MIN_UNIT_ROWS` rows, but few enough bytes."""
+    enough = ceil(MIN_UNIT_ROWS / width)
+    affordable = MAX_UNIT_BYTES // (width * row_bytes)
+    return max(1, min(enough, affordable))
+
+
+def chain(digest: str, step_sums: npt.NDArray[np.uint64]) -> str:
+    """The stream digest after further steps: each step's sum is hashed onto the digest before it.
+
+    Args:
+        digest: hex digest of all steps so far; empty at the start.
+        step_sums: uint64 (S,), the digests of the following steps, summed over ranks.
+    """
+    for step_sum in step_sums:
+        digest = hashlib.blake2b(
+            bytes.fromhex(digest) + int(step_sum).to_bytes(8, "little"), digest_size=16
+        ).hexdigest()
+    return digest
+
+
+def _batch(step: int, block: dict[str, npt.NDArray[Any]], rows: slice) -> RankBatch:
+    return RankBatch(
+        step=step,
+        images=block["image"][rows],
+        labels=block["label"][rows],
+        epochs=block["epoch"][rows],
+        sample_ids=block["sample_id"][rows],
+        copies=block["copy"][rows],
+        digest=int(np.add.reduce(block["digest"][rows], dtype=np.uint64)),
+    )
+
+
+def _split(
+    plan: Plan, pool: Pool, first: int, last: int, unit_steps: int, world_size: int
+) -> list[ray.data.DataIterator]:
+    """One execution over steps [first, last), split over the ranks."""
+    units = _Units(plan, first, last, unit_steps, world_size)
+    dataset = ray.data.read_datasource(units, override_num_blocks=units.num_units)
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    options.exclude_resources = ExecutionResources(cpu=pool.reserved_cpus)
+    dataset.context.enable_progress_bars = False
+    # A block is a unit: never cut, never merged with the next.
+    dataset.context.target_max_block_size = None
+    dataset = dataset.map_batches(
+        pool.actor,
+        fn_constructor_kwargs=pool.actor_kwargs,
+        batch_size=None,
+        compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
+        num_cpus=1,
+    )
+    # All blocks are equally long, so dealing to whoever has fewest rows is dealing in turn.
+    return list(dataset.streaming_split(world_size, equal=False))
+
+
+class _Units(Datasource):
+    """The units of consecutive steps, in order of (b, r)."""
+
+    def __init__(self, plan: Plan, first: int, last: int, unit_steps: int, world_size: int) -> None:
+        super().__init__()
+        self._plan = plan
+        self._first = first
+        self._unit_steps = unit_steps
+        self._world_size = world_size
+        self.num_units = ceil((last - first) / unit_steps) * world_size
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [self._read_task(number) for number in range(self.num_units)]
+
+    def _read_task(self, number: int) -> ReadTask:
+        index, rank = divmod(number, self._world_size)
+        first = self._first + index * self._unit_steps
+        plan, unit_steps, world_size = self._plan, self._unit_steps, self._world_size
+
+        def read() -> list[pa.Table]:
+            positions = plan.padded_share(first, unit_steps, rank, world_size)
+            return [pa.table({"position": positions.reshape(-1)})]
+
+        rows = unit_steps * ceil(plan.global_batch_size / world_size)
+        metadata = BlockMetadata(num_rows=rows, size_bytes=8 * rows, input_files=None, exec_stats=None)
+        return ReadTask(read, metadata, schema=pa.schema([("position", pa.int64())]))

@@ -1,0 +1,110 @@
+"""A run directory: what is in it, how it is begun, read and gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from augft.config import Job, load_job_text
+from augft.errors import RunDirectoryError
+from augft.storage import Storage
+
+CONFIG, POLICY, ENVIRONMENT, SUMMARY = "config.yaml", "policy.json", "environment.json", "summary.json"
+METRICS, EVALUATION, REPORT, PREVIEW = "metrics.jsonl", "evaluation.json", "report.html", "preview.png"
+
+_FREE_TO_CHANGE = ("run", "scale", "name")
+"""Sections that a resumed run may have otherwise: they decide who works, not what is computed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, by its directory."""
+
+    uri: str
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.uri)
+
+    @property
+    def job(self) -> Job:
+        """The resolved job."""
+        return load_job_text(self.storage.read(CONFIG).decode(), f"{self.uri}/{CONFIG}")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json.
+
+        Raises:
+            RunDirectoryError: the run has not finished.
+        """
+        if not self.storage.exists(SUMMARY):
+            raise RunDirectoryError(f"{self.uri}: the run has not finished; go on with --resume")
+        summary: dict[str, Any] = json.loads(self.storage.read(SUMMARY))
+        return summary
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in self.storage.read(METRICS).splitlines()]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The content of environment.json."""
+        environment: dict[str, Any] = json.loads(self.storage.read(ENVIRONMENT))
+        return environment
+
+    @property
+    def is_finished(self) -> bool:
+        return self.storage.exists(SUMMARY)
+
+
+def open_run(uri: str | Path) -> Run:
+    """An existing run.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    run = Run(str(uri))
+    if not run.storage.exists(CONFIG):
+        raise RunDirectoryError(f"{uri}: no run there ({CONFIG} is missing); give a folder that `augft train` wrote")
+    return run
+
+
+def check_startable(uri: str, job: Job, resume: bool) -> None:
+    """Whether a job may write to a run directory.
+
+    Raises:
+        RunDirectoryError: there is a run and it is not to be resumed, or one of another job, or other files.
+    """
+    storage = Storage(uri)
+    if not storage.exists(CONFIG):
+        if storage.list():
+            raise RunDirectoryError(f"{uri}: holds files that are no run; give another --run-dir or name")
+        return
+    if not resume:
+        raise RunDirectoryError(
+            f"{uri}: a run is there already; go on with --resume, or choose another with --run-dir or --set name=…"
+        )
+    if difference := _difference(yaml.safe_load(storage.read(CONFIG)), job.to_dict()):
+        raise RunDirectoryError(
+            f"{uri}: the run there has another {difference}; resume it with its own {CONFIG}, or begin a new one"
+        )
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    """The first key, in the order of the file, whose values differ and matter."""
+    for key in new:
+        name = prefix + key
+        if name in _FREE_TO_CHANGE or name == "train.stop":
+            continue
+        if isinstance(new[key], dict) and isinstance(old.get(key), dict):
+            if found := _difference(old[key], new[key], f"{name}."):
+                return found
+        elif old.get(key) != new[key]:
+            return f"{name} ({old.get(key)!r}, not {new[key]!r})"
+    return None

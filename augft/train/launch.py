@@ -1,0 +1,286 @@
+"""Job → Ray Train → a run directory that explains itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from augft.augment.policy import Policy
+from augft.config import Job
+from augft.data.pack import pack
+from augft.data.packed import PackedDataset, is_packed, open_packed
+from augft.data.subset import Subset, subset
+from augft.display import Display
+from augft.errors import AugftError, RunError
+from augft.model import build_model
+from augft.model.stages import stages, trainable_stages
+from augft.report.page import write_report
+from augft.report.preview import preview_png
+from augft.report.text import comparison
+from augft.run import CONFIG, ENVIRONMENT, POLICY, PREVIEW, SUMMARY, Run, check_startable
+from augft.storage import Storage
+from augft.train.loop import Assignment, make_plan, train_loop
+from augft.train.placement import Placement, cluster_placement, local_placement
+from augft.train.session import ray, ray_session
+
+_POLL_S = 0.1
+
+
+def run_uri(job: Job, run_dir: str | None = None) -> str:
+    """Where a job's run lives: `run_dir`, else `<storage_path>/<name>`."""
+    return Storage(run_dir or f"{job.run.storage_path.rstrip('/')}/{job.name}").uri
+
+
+def train(
+    job: Job,
+    *,
+    run_dir: str | None = None,
+    address: str | None = None,
+    resume: bool = False,
+    verbose: bool = False,
+    display: Display | None = None,
+) -> Run:
+    """Train a job to its end and return its run. With `run.baseline`, that run follows, beside this one.
+
+    Args:
+        job: what to do.
+        run_dir: where the run lives; None: `<storage_path>/<name>`.
+        address: of a Ray cluster; None: this machine.
+        resume: go on with the run that is there.
+        verbose: let through what Ray and the workers print.
+        display: where progress is shown; None: on stderr.
+
+    Raises:
+        InputError: job, data, weights, run directory or cluster are wrong; nothing was begun.
+        RunError: the run began and failed.
+    """
+    uri = run_uri(job, run_dir)
+    jobs = {uri: job}
+    if job.run.baseline is not None:
+        jobs[f"{uri}-baseline"] = _baseline(job)
+    local = local_placement(job.scale) if address is None else None
+    with display or Display() as shown:
+        for where, each in jobs.items():
+            check_startable(where, each, resume)
+        prepared = {where: _prepare(each, shown) for where, each in jobs.items()}
+        shown.say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
+        with ray_session(address, num_cpus=local.num_cpus if local else 0, verbose=verbose):
+            placement = local or cluster_placement(job.scale, ray.cluster_resources())
+            if placement.note:
+                shown.say(placement.note)
+            for where, each in jobs.items():
+                if Run(where).is_finished:
+                    shown.say(f"{where}: finished before")
+                else:
+                    shown.say(f"{where}: {prepared[where].policy}")
+                    _train(each, prepared[where], where, placement, shown)
+        baseline = f"{uri}-baseline" if len(jobs) > 1 else None
+        page = write_report(uri, baseline)
+        if baseline is not None:
+            shown.console.print(comparison(Run(uri).summary, Run(baseline).summary))
+        shown.say(f"report: {page}")
+    return Run(uri)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is found out before anything is begun."""
+
+    policy: Policy
+    dataset: PackedDataset
+    samples: Subset
+
+
+def _prepare(job: Job, shown: Display) -> _Prepared:
+    """Read the policy, pack the pictures, and build the model once: what is wrong is said before anything begins."""
+    policy = Policy.from_config(job.augment.policy)
+    if job.augment.sampling is not None:
+        policy = replace(policy, sampling=job.augment.sampling)
+    packed = pack(
+        job.data.source,
+        None,
+        image_size=None if is_packed(job.data.source) else job.data.image_size,
+        on_bad=job.data.on_bad,
+        progress=lambda done, total: shown.count("packing", done, total),
+    )
+    dataset = open_packed(packed)
+    samples = subset(dataset, job.data, job.seed)
+    make_plan(job, len(samples.train_ids))
+    built = build_model(
+        job.model.name,
+        num_classes=len(dataset.manifest.classes),
+        weights=job.model.weights,
+        stem=job.model.stem,
+        classes=dataset.manifest.classes,
+        seed=job.seed,
+    )
+    trainable_stages(job.model.freeze, list(stages(built.module)), 0, 1)
+    return _Prepared(policy, dataset, samples)
+
+
+def _baseline(job: Job) -> Job:
+    """The same job with the baseline's policy: as many steps of as many items."""
+    plain = job.model_copy(
+        update={
+            "name": f"{job.name}-baseline",
+            "augment": job.augment.model_copy(update={"policy": job.run.baseline}),
+            "run": job.run.model_copy(update={"baseline": None}),
+        }
+    )
+    return Job.model_validate(plain.to_dict())
+
+
+def _train(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown: Display) -> None:
+    begin = time.perf_counter()
+    _describe_run(uri, job, prepared, placement)
+    summary = _fit(job, prepared, uri, placement, shown)
+    summary["wall_s"] = time.perf_counter() - begin
+    Storage(uri).write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    write_report(uri)
+
+
+def _describe_run(uri: str, job: Job, prepared: _Prepared, placement: Placement) -> None:
+    """What was run, on what: written before the first step."""
+    storage = Storage(uri)
+    dataset, samples = prepared.dataset, prepared.samples
+    manifest = dataset.manifest
+    environment = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{name: version(name) for name in ("augft", "ray", "torch", "torchvision", "pyarrow", "numpy", "numba")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git_revision": _git_revision(),
+        "hardware": ray.cluster_resources(),
+        "placement": vars(placement),
+        "data": {
+            "path": str(dataset.path),
+            "digest": manifest.digest,
+            "source": manifest.source,
+            "classes": manifest.classes,
+            "num_train": len(samples.train_ids),
+            "num_val": len(samples.val_ids),
+            "num_test": dataset.split("test").num_rows if dataset.has("test") else 0,
+        },
+    }
+    storage.write(POLICY, prepared.policy.to_json().encode())
+    storage.write(ENVIRONMENT, (json.dumps(environment, indent=2, default=str) + "\n").encode())
+    storage.write(PREVIEW, preview_png(dataset, "train", samples.train_ids, prepared.policy, job.seed))
+    # Last: its presence makes the folder a run.
+    storage.write(CONFIG, job.to_yaml().encode())
+
+
+def _fit(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown: Display) -> dict[str, Any]:
+    """Hand the job to Ray Train and show what it tells."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    listener = _Listener.remote()
+    assignment = Assignment(
+        job=job,
+        policy=prepared.policy,
+        packed=str(prepared.dataset.path),
+        run_uri=uri,
+        min_actors=placement.min_actors,
+        max_actors=placement.max_actors,
+        reserved_cpus=job.scale.max_workers * placement.cpus_per_worker,
+        threads=placement.cpus_per_worker,
+        listener=listener,
+    )
+    # Checkpoints are ours; what Ray writes of its own is of no use after the run.
+    with tempfile.TemporaryDirectory(prefix="augft-ray-") as scratch:
+        trainer = TorchTrainer(
+            train_loop,
+            train_loop_config=assignment,
+            scaling_config=ScalingConfig(
+                num_workers=job.scale.num_workers,
+                use_gpu=placement.use_gpu,
+                resources_per_worker={"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})},
+            ),
+            run_config=RunConfig(
+                name=job.name,
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=job.run.max_failures),
+            ),
+        )
+        result = _Waiting(trainer.fit)
+        while result.is_alive():
+            result.join(_POLL_S)
+            for event in ray.get(listener.take.remote()):
+                shown.handle(event)
+    return result.outcome(uri)
+
+
+class _Waiting(threading.Thread):
+    """Waits for a trainer, so that the main thread can show its events and take a Ctrl-C."""
+
+    def __init__(self, fit: Any) -> None:
+        super().__init__(daemon=True)
+        self._fit = fit
+        self._result: Any = None
+        self._error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = self._fit()
+        except Exception as error:
+            self._error = error
+
+    def outcome(self, uri: str) -> dict[str, Any]:
+        """What the loop returned.
+
+        Raises:
+            AugftError: it failed, in one line.
+        """
+        if self._error is not None:
+            raise RunError(f"{uri}: {_cause(self._error)}; go on from the last checkpoint with --resume")
+        outcome: dict[str, Any] = self._result.return_value
+        if isinstance(error := outcome.get("error"), AugftError):
+            raise error
+        return outcome
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error of a worker, in a line."""
+    for inner in getattr(error, "worker_failures", {}).values():
+        return _cause(inner)
+    inner = getattr(error, "cause", None) or error.__cause__
+    if isinstance(inner, BaseException):
+        return _cause(inner)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+@ray.remote(num_cpus=0)
+class _Listener:
+    """Where the loop's events wait until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+
+    def tell(self, event: dict[str, Any]) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[dict[str, Any]]:
+        events, self._events = self._events, []
+        return events
+
+
+def _git_revision() -> str | None:
+    """Of the working folder, where it is a repository."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

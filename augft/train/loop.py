@@ -1,0 +1,338 @@
+"""The steps of a run, in order. This runs on each training worker; `launch.py` is what starts it.
+
+What outlives a step is in two places: the tensors of the `Learner`, and `Progress` (the cursor and the record so
+far). Whatever is random is a function of the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+
+from augft.augment.actor import Augmenter
+from augft.augment.policy import Policy
+from augft.config import Job
+from augft.data.packed import PackedDataset, open_packed
+from augft.data.plan import Plan
+from augft.data.stream import Pool, RankBatch, batches
+from augft.data.subset import Subset, subset
+from augft.errors import InputError, NonFiniteLossError, RunDirectoryError
+from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_from_bytes
+from augft.storage import Storage
+from augft.train.checkpoint import Checkpoints
+from augft.train.learner import Learner
+from augft.train.progress import Clock, EpochSums, Progress
+from augft.train.ranks import Ranks
+from augft.train.trackers import open_trackers
+
+METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
+TELL_EVERY_S = 0.25
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What `launch.py` hands to each worker."""
+
+    job: Job
+    policy: Policy
+    packed: str
+    run_uri: str
+    min_actors: int
+    max_actors: int
+    reserved_cpus: float
+    threads: int
+    listener: Any
+    """A Ray actor with `tell(event)`. Events are for people: nothing waits for them or depends on them."""
+
+
+def train_loop(assignment: Assignment) -> dict[str, Any]:
+    """Run an assignment on this rank.
+
+    Returns:
+        What summary.json is made of; or `{"error": …}` for an error that a restart would only meet again.
+    """
+    try:
+        return _run(assignment)
+    except (InputError, NonFiniteLossError) as error:
+        return {"error": error}
+
+
+def make_plan(job: Job, num_samples: int) -> Plan:
+    """The plan of a job on N samples."""
+    return Plan(
+        num_samples,
+        seed=job.seed,
+        epochs=job.train.epochs,
+        global_batch_size=job.train.global_batch_size,
+        select=job.augment.select,
+        copies=job.augment.copies,
+        keep_original=job.augment.keep_original,
+    )
+
+
+def _run(assignment: Assignment) -> dict[str, Any]:
+    job, stop = assignment.job, assignment.job.train.stop
+
+    # ---- who am I --------------------------------------------------------------------------------------------------
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    torch.set_num_threads(assignment.threads)
+    tell = assignment.listener.tell.remote if ranks.is_first else _silent
+
+    # ---- which samples, in which order; what learns from them ------------------------------------------------------
+    every = job.run.checkpoint_every_steps
+    dataset = open_packed(assignment.packed)
+    samples = subset(dataset, job.data, job.seed)
+    plan = make_plan(job, len(samples.train_ids))
+    learner = Learner(job, dataset, plan, ranks)
+
+    # ---- go on from the newest checkpoint, where there is one ------------------------------------------------------
+    storage = Storage(assignment.run_uri)
+    checkpoints = Checkpoints(storage, job.run.keep_checkpoints)
+    progress = Progress()
+    found = checkpoints.load(lambda text: tell(_said(text)))
+    cursor = broadcast_from_rank_zero(found[0].cursor if found else 0)
+    if found is not None and found[0].cursor == cursor:
+        progress, tensors = found
+        learner.load_state(tensors)
+        progress.num_restarts += 1
+        tell(_said(f"goes on from step {cursor} of {plan.num_steps}"))
+    elif cursor:
+        raise RunDirectoryError(
+            f"{assignment.run_uri}: worker {ranks.rank} does not see checkpoint {cursor}; "
+            "give a run.storage_path that all nodes share"
+        )
+    else:
+        tell(_said(learner.load_report.summary))
+    tell(_said(_arithmetic(job, plan, ranks, assignment.threads, learner.precision)))
+    trackers = []
+    if ranks.is_first:
+        trackers = open_trackers(list(job.run.trackers), storage.uri, job.name, job.to_dict(), cursor)
+
+    # ---- one stream for all steps that are left --------------------------------------------------------------------
+    height, width, channels = dataset.manifest.image_shape
+    actor_kwargs = {
+        "packed": assignment.packed,
+        "split": "train",
+        "sample_ids": samples.train_ids,
+        "plan": plan,
+        "policy": assignment.policy,
+    }
+    pool = Pool(
+        Augmenter,
+        actor_kwargs,
+        min_actors=assignment.min_actors,
+        max_actors=assignment.max_actors,
+        reserved_cpus=assignment.reserved_cpus,
+        row_bytes=height * width * channels,
+    )
+    stream = batches(
+        plan,
+        pool,
+        cursor=cursor,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        broadcast=broadcast_from_rank_zero,
+    )
+    sums = EpochSums(progress, ranks)
+    clock = Clock(progress, plan.items_before(cursor))
+    told_at = 0.0
+
+    def record(**line: Any) -> None:
+        progress.history.append(line)
+        for tracker in trackers:
+            tracker.log(line)
+        tell({"kind": "line", **line})
+
+    # ---- steps -----------------------------------------------------------------------------------------------------
+    while progress.stop_reason is None and progress.cursor < plan.num_steps:
+        step = progress.cursor
+        with clock.waiting():
+            batch = next(stream)
+
+        losses, correct = learner.backward(batch)
+
+        # The one synchronisation of a step: every rank learns the loss, and whether to go on.
+        time_is_up = ranks.is_first and stop.time_s is not None and progress.elapsed_s >= stop.time_s
+        loss_sum, num_bad, is_late = ranks.sum(
+            [float(losses.sum()), float((~torch.isfinite(losses)).sum()), float(time_is_up)]
+        )
+        if num_bad:
+            raise _non_finite(batch, losses, ranks)
+
+        learner.update(step)
+        sums.add(batch, losses, correct)
+        progress.cursor += 1
+        clock.stepped()
+        num_images = plan.items_before(progress.cursor)
+
+        if ranks.is_first and time.monotonic() - told_at > TELL_EVERY_S:
+            told_at = time.monotonic()
+            tell(
+                {
+                    "kind": "step",
+                    "step": progress.cursor,
+                    "num_steps": plan.num_steps,
+                    "epoch": int(batch.epochs[-1]),
+                    "epochs": plan.epochs,
+                    "loss": loss_sum / plan.step_size(step),
+                    "images_per_s": clock.rate(num_images),
+                    "data_stall_fraction": progress.data_stall_fraction,
+                }
+            )
+
+        # ---- is an epoch over, or the run?
+        ended = [e for e in range(progress.epoch, plan.epochs) if plan.epoch_end(e) <= progress.cursor]
+        if progress.cursor == plan.num_steps:
+            progress.stop_reason = "epochs"
+        elif stop.steps is not None and progress.cursor >= stop.steps:
+            progress.stop_reason = "steps"
+        elif is_late:
+            progress.stop_reason = "time_s"
+        closing = bool(ended) or progress.stop_reason is not None
+        saving = closing if every is None else progress.stop_reason is not None or progress.cursor % every == 0
+        if closing or saving:
+            sums.reduce()
+
+        if closing:
+            with clock.paused():
+                lap = clock.lap(num_images)
+                for epoch in ended or [progress.epoch]:
+                    record(**sums.line(epoch), **lap, lr=learner.rate(step))
+                for epoch in ended:
+                    del progress.sums[epoch]
+                progress.epoch += len(ended)
+                _judge(learner, dataset, samples, progress, checkpoints, ranks, record)
+                if ranks.is_first:
+                    storage.write(METRICS, _lines(progress))
+                if ended and progress.stop_reason is None:
+                    progress.stop_reason = _reason_to_stop(job, progress)
+
+        if (saving or progress.stop_reason is not None) and ranks.is_first:
+            checkpoints.save(progress, learner.state())
+    stream.close()
+
+    # ---- the chosen weights, tested once ---------------------------------------------------------------------------
+    checkpoints.wait()
+    assert progress.best_step is not None
+    learner.model.load_state_dict(tensors_from_bytes(checkpoints.best(progress.best_step), WEIGHTS_FILE))
+    test = None
+    if dataset.has("test"):
+        tell(_said(f"tests the weights of step {progress.best_step}"))
+        test = learner.evaluate(dataset, "test", np.arange(dataset.split("test").num_rows))
+        record(
+            step=progress.best_step,
+            epoch=progress.epoch - 1,
+            split="test",
+            loss=test.loss,
+            top1=test.top1,
+            num_samples=test.num_samples,
+        )
+    if ranks.is_first:
+        storage.write(METRICS, _lines(progress))
+        storage.write(WEIGHTS_FILE, checkpoints.best(progress.best_step))
+        storage.write(META_FILE, meta_to_bytes(learner.meta(progress.best_step)))
+        if test is not None:
+            storage.write(EVALUATION, json.dumps(test.to_dict(dataset.manifest.classes)).encode())
+    for tracker in trackers:
+        tracker.close()
+    return {
+        "best_step": progress.best_step,
+        "val_top1": progress.best_top1,
+        "test_top1": test.top1 if test is not None else None,
+        "test_num_samples": test.num_samples if test is not None else 0,
+        "stop_reason": progress.stop_reason,
+        "steps": progress.cursor,
+        "epochs": progress.epoch,
+        "images_per_s": plan.items_before(progress.cursor) / progress.elapsed_s,
+        "data_stall_fraction": progress.data_stall_fraction,
+        "train_s": progress.elapsed_s,
+        "first_batch_s": clock.first_batch_s,
+        "num_restarts": progress.num_restarts,
+        "stream_digest": progress.stream_digest,
+    }
+
+
+def _judge(
+    learner: Learner,
+    dataset: PackedDataset,
+    samples: Subset,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    ranks: Ranks,
+    record: Callable[..., None],
+) -> None:
+    """Validate, and keep the weights if they are the best so far; without validation the last are."""
+    with learner.judged():
+        if len(samples.val_ids):
+            val = learner.evaluate(dataset, samples.val_split, samples.val_ids)
+            record(
+                step=progress.cursor,
+                epoch=progress.history[-1]["epoch"],
+                split="val",
+                loss=val.loss,
+                top1=val.top1,
+                num_samples=val.num_samples,
+            )
+            progress.epochs_without_gain += 1
+            if progress.best_top1 is not None and val.top1 <= progress.best_top1:
+                return
+            progress.best_top1, progress.epochs_without_gain = val.top1, 0
+        progress.best_step = progress.cursor
+        if ranks.is_first:
+            checkpoints.save_best(progress.cursor, learner.weights())
+
+
+def _reason_to_stop(job: Job, progress: Progress) -> str | None:
+    """The stop rules that are asked at the end of an epoch."""
+    stop = job.train.stop
+    train = progress.last("train")
+    if stop.loss is not None and train is not None and train["loss"] <= stop.loss:
+        return "loss"
+    if stop.epochs is not None and progress.epoch >= stop.epochs:
+        return "epochs"
+    if stop.patience is not None and progress.epochs_without_gain >= stop.patience:
+        return "patience"
+    return None
+
+
+def _non_finite(batch: RankBatch, losses: torch.Tensor, ranks: Ranks) -> NonFiniteLossError:
+    """Names the samples, on all ranks."""
+    bad = batch.sample_ids[(~torch.isfinite(losses)).cpu().numpy()].tolist()
+    ids = [sample_id for part in ranks.gather(bad) for sample_id in part]
+    shown = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
+    return NonFiniteLossError(
+        f"the loss is not finite at step {batch.step} for {len(ids)} of its samples (sample ids {shown}); the update "
+        "was not applied: lower train.optimizer.lr, or look at these with `augft preview --sample-id`"
+    )
+
+
+def _arithmetic(job: Job, plan: Plan, ranks: Ranks, threads: int, precision: str) -> str:
+    accumulation = job.train.grad_accum_steps
+    micro = plan.global_batch_size / ranks.world_size / accumulation
+    return (
+        f"global {plan.global_batch_size} = {ranks.world_size} workers x {micro:g} x {accumulation} accumulation; "
+        f"{plan.epochs} epochs x {plan.epoch_length} items = {plan.num_steps} steps; "
+        f"{precision} on {ranks.device}, {threads} threads a worker"
+    )
+
+
+def _lines(progress: Progress) -> bytes:
+    return "".join(json.dumps(line) + "\n" for line in progress.history).encode()
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"kind": "say", "text": text}
+
+
+def _silent(event: dict[str, Any]) -> None:
+    """What ranks other than the first tell."""

@@ -1,0 +1,148 @@
+"""The record of a run: how far it is, what was measured, how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from augft.data.stream import RankBatch, chain
+from augft.train.ranks import Ranks
+
+
+@dataclass
+class Progress:
+    """All of a run's state but tensors: what metrics.jsonl and summary.json are written from."""
+
+    cursor: int = 0
+    """Steps done."""
+    epoch: int = 0
+    """Epochs done."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    sums: dict[int, list[float]] = field(default_factory=dict)
+    """Epoch → loss sum, number correct, number of samples, of epochs begun and not ended."""
+    stream_digest: str = ""
+    best_step: int | None = None
+    best_top1: float | None = None
+    epochs_without_gain: int = 0
+    elapsed_s: float = 0.0
+    """Time in steps, over all resumes; validation and start-up are not in it."""
+    data_wait_s: float = 0.0
+    """The part of it that was spent waiting for pictures."""
+    num_restarts: int = 0
+    stop_reason: str | None = None
+
+    @property
+    def data_stall_fraction(self) -> float:
+        """Share of the steps' time that was spent waiting for pictures."""
+        return self.data_wait_s / self.elapsed_s if self.elapsed_s else 0.0
+
+    def last(self, split: str) -> dict[str, Any] | None:
+        """The newest line of a split."""
+        return next((line for line in reversed(self.history) if line["split"] == split), None)
+
+
+class Clock:
+    """Times the steps into a `Progress`; the wait for the first batch is start-up and is left out."""
+
+    def __init__(self, progress: Progress, num_images: int) -> None:
+        self._progress = progress
+        self._mark = time.perf_counter()
+        self._started = False
+        self.first_batch_s = 0.0
+        self._lap_elapsed_s = progress.elapsed_s
+        self._lap_wait_s = progress.data_wait_s
+        self._lap_images = num_images
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for a batch."""
+        begin = time.perf_counter()
+        yield
+        now = time.perf_counter()
+        if self._started:
+            self._progress.data_wait_s += now - begin
+        else:
+            self.first_batch_s, self._mark, self._started = now - begin, now, True
+
+    def stepped(self) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        self._progress.elapsed_s += now - self._mark
+        self._mark = now
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no part of training."""
+        yield
+        self._mark = time.perf_counter()
+
+    def rate(self, num_images: int) -> float:
+        """Images a second since the last lap, `num_images` being those of the run so far."""
+        return (num_images - self._lap_images) / max(1e-9, self._progress.elapsed_s - self._lap_elapsed_s)
+
+    def lap(self, num_images: int) -> dict[str, float]:
+        """Speed and wait since the last lap; a new one begins."""
+        spent = {
+            "images_per_s": self.rate(num_images),
+            "data_wait_s": self._progress.data_wait_s - self._lap_wait_s,
+        }
+        self._lap_elapsed_s, self._lap_wait_s = self._progress.elapsed_s, self._progress.data_wait_s
+        self._lap_images = num_images
+        return spent
+
+
+class EpochSums:
+    """Training loss and accuracy of each epoch, and the digest of what was seen.
+
+    Sums stay on each rank and on its device; `reduce` adds them to the record. Reductions come at the same steps in an
+    undisturbed and in a resumed run, so floating-point sums agree to the bit.
+    """
+
+    def __init__(self, progress: Progress, ranks: Ranks) -> None:
+        self._progress = progress
+        self._ranks = ranks
+        self._sums: dict[int, torch.Tensor] = {}
+        self._step_digests: list[int] = []
+
+    def add(self, batch: RankBatch, losses: torch.Tensor, correct: torch.Tensor) -> None:
+        """Take up a step: losses float (M,), correct bool (M,); a step may hold items of several epochs."""
+        self._step_digests.append(batch.digest)
+        rows = torch.stack([losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)])
+        # A rank's share is in plan order, so each epoch's items stand together.
+        epochs, first = np.unique(batch.epochs, return_index=True)
+        for epoch, part in zip(epochs.tolist(), torch.tensor_split(rows, first[1:].tolist(), dim=1), strict=False):
+            begun = self._sums.get(epoch)
+            self._sums[epoch] = part.sum(1) if begun is None else begun + part.sum(1)
+
+    def reduce(self) -> None:
+        """Add the sums of all ranks to the record, and chain the digests."""
+        digests = self._ranks.sum_integers(np.array(self._step_digests, np.uint64))
+        self._progress.stream_digest = chain(self._progress.stream_digest, digests)
+        self._step_digests.clear()
+        # A rank with few items may not have met an epoch that another has.
+        epochs = sorted({epoch for part in self._ranks.gather(list(self._sums)) for epoch in part})
+        for epoch in epochs:
+            mine = self._sums.get(epoch)
+            summed = self._ranks.sum(mine.tolist() if mine is not None else [0.0, 0.0, 0.0])
+            before = self._progress.sums.get(epoch, [0.0, 0.0, 0.0])
+            self._progress.sums[epoch] = [a + b for a, b in zip(before, summed, strict=True)]
+        self._sums.clear()
+
+    def line(self, epoch: int) -> dict[str, Any]:
+        """What metrics.jsonl says of an epoch's training so far, after `reduce`."""
+        loss, correct, count = self._progress.sums.get(epoch, [0.0, 0.0, 0.0])
+        return {
+            "step": self._progress.cursor,
+            "epoch": epoch,
+            "split": "train",
+            "loss": loss / count,
+            "top1": correct / count,
+            "num_samples": int(count),
+        }

@@ -1,0 +1,56 @@
+"""What crosses ranks: sums and counts, never averages. With one rank nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; every method is called by all of them, in the same order."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over ranks, in float64."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        summed: list[float] = tensor.tolist()
+        return summed
+
+    def sum_integers(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Sums over ranks of 64-bit integers; uint64 wraps modulo 2**64."""
+        if self.world_size == 1:
+            return values
+        tensor = torch.from_numpy(values.astype(values.dtype, copy=True).view(np.int64)).to(self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy().view(values.dtype)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def share_buffers(self, module: torch.nn.Module) -> None:
+        """Give all ranks rank 0's buffers: each has batch statistics of its own share until then."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)

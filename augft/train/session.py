@@ -1,0 +1,80 @@
+"""A Ray session: connect to a cluster, or make one of this machine; quiet unless asked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from augft.errors import ResourceError
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # `uv run` would upload the working folder to each worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Start-up: look often, and do without what this does not use (docs/decisions.md has the measurements).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  (Ray reads its environment when it is imported)
+
+
+@contextmanager
+def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) -> Iterator[Any]:
+    """Within the block Ray is up; one that was up before is used and left as it is.
+
+    Args:
+        address: of a cluster (`auto`, `host:6379`); None: this machine.
+        num_cpus: CPUs that this machine shall pretend to have. More than it has is oversubscription: Ray counts
+            CPUs, it does not bind them.
+        verbose: let through what Ray and the workers print.
+
+    Raises:
+        ResourceError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield ray
+        return
+    _hush(verbose)
+    options: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "configure_logging": True,
+    }
+    try:
+        if address is None:
+            # A cluster that happens to run here is not this machine's own business: never join it unasked.
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                _temp_dir=os.environ.get("AUGFT_RAY_TEMP_DIR"),
+                **options,
+            )
+        else:
+            ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ["no answer"])[0]
+        raise ResourceError(
+            f"--address {address}: {reason}; start a cluster with `ray start --head`, or leave --address out"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _hush(verbose: bool) -> None:
+    if verbose:
+        return
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
