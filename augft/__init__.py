@@ -1,3 +1,48 @@
-"""augft: fine-tune an image classifier with data augmentation, on one machine or on a Ray cluster."""
+"""augft: fine-tune an image classifier with data augmentation, on one machine or on a Ray cluster.
+
+    errors, config          what may go wrong; the typed job file
+    data/                   pictures → packed Parquet → the plan → the batches of a rank
+    augment/                keyed draws, ops, policies, the kernel that makes the pixels, mixing
+    model/                  networks, weights, stages
+    train/                  learner, loop, checkpoints; launch.py starts it on Ray
+    evaluate, report/       exact metrics; one page that shows a run
+    prepare, run, storage   a job on its data; a run directory; its files
+    cli                     the commands
+
+From Python, with the names below: what the command line does is these calls.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from augft.augment.apply import augment_batch
+    from augft.augment.policy import Policy
+    from augft.config import Job, load_job
+    from augft.errors import AugftError
+    from augft.run import Run, open_run
+    from augft.train.launch import train
 
 __version__ = "0.1.0"
+
+__all__ = ["AugftError", "Job", "Policy", "Run", "augment_batch", "load_job", "open_run", "train"]
+
+_HOMES = {
+    "AugftError": "augft.errors",
+    "Job": "augft.config",
+    "Policy": "augft.augment.policy",
+    "Run": "augft.run",
+    "augment_batch": "augft.augment.apply",
+    "load_job": "augft.config",
+    "open_run": "augft.run",
+    "train": "augft.train.launch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: torch and Ray take seconds, and most uses need neither or one.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'augft' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -54,7 +54,8 @@ def pack(
     source: Annotated[str, typer.Argument(help="digits, cifar10, or a path: folders, an archive, Parquet.")],
     out: Annotated[Path, typer.Argument(help="The folder to make.")],
     image_size: Annotated[
-        int | None, typer.Option(min=4, max=4096, help="Height and width to store; else that of the pictures.")
+        int | None,
+        typer.Option(min=4, max=4096, help="Height and width to store; else that of the pictures."),
     ] = None,
     val_fraction: Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of train to set apart as val.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of val.")] = 0,
@@ -100,11 +101,13 @@ def preview(
     """
     from augft.config import load_job
     from augft.display import Display
-    from augft.report.preview import preview_job
+    from augft.prepare import prepare
+    from augft.report.preview import preview_png
+    from augft.storage import Storage
 
     with Display() as display:
-        preview_job(load_job(job, overrides or ()), out, display)
-        display.say(f"{out}")
+        Storage(out.absolute().parent).write(out.name, preview_png(prepare(load_job(job, overrides or ()), display)))
+        display.say(str(out))
 
 
 @config_app.command("show")

@@ -248,7 +248,7 @@ class Job(Section):
 
     def to_yaml(self) -> str:
         """The resolved job as YAML; `load_job` of it gives this job again."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False))
 
     def replace(self, overrides: Iterable[str]) -> Job:
         """This job with `key=value` overrides, validated again.
@@ -350,7 +350,7 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         near = _nearest_key(name, keys)
         return f"unknown key {name}" + (f"; did you mean {near}?" if near else "")
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if not name:
         return message

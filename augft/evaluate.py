@@ -108,7 +108,12 @@ def evaluate(
         np.add.at(confusion, (labels, predicted.cpu().numpy()), 1)
         loss_sum += float(losses.double().sum())
         rows = zip(
-            ids.tolist(), labels.tolist(), predicted.tolist(), probability.tolist(), losses.tolist(), strict=True
+            ids.tolist(),
+            labels.tolist(),
+            predicted.tolist(),
+            probability.tolist(),
+            losses.tolist(),
+            strict=True,
         )
         mistakes = (Mistake(*row) for row in rows if row[1] != row[2])
         worst = heapq.nlargest(NUM_WORST, [*worst, *mistakes], key=_badness)

@@ -4,9 +4,9 @@
     python benchmarks/augment.py --quick    # about twenty seconds
     python benchmarks/augment.py --size 224
 
-The recipe: horizontal flip 0.5, vertical flip 0.5, rotation by ±10°, crop with a padding of 4. Each contender starts
-from uint8 pictures in memory and ends with what it hands to training (uint8 or float), all conversions included. Rounds
-are interleaved, so a slow moment of the machine falls on all; the figure is the median over rounds.
+The recipe: horizontal flip 0.5, vertical flip 0.5, rotation by ±10°, crop with a padding of 4. Each contender
+starts from uint8 pictures in memory and ends with what it hands to training (uint8 or float), all conversions
+included. Rounds are interleaved, so a slow moment of the machine falls on all; figures are medians.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ def torchvision_v2(size: int) -> list[Contender]:
 
     return [
         Contender("torchvision v2, per picture", each, 500),
-        Contender(
-            "torchvision v2, per batch", batch, 2500, "one draw for the whole batch: not the same task"
-        ),
+        Contender("torchvision v2, per batch", batch, 2500, "one draw for the whole batch: not the same task"),
     ]
 
 
@@ -174,9 +172,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--size", type=int, default=32, help="side of a picture in pixels")
     arguments = parser.parse_args()

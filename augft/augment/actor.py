@@ -30,9 +30,7 @@ class Augmenter:
         policy: what is done to the copies.
     """
 
-    def __init__(
-        self, packed: str, split: str, sample_ids: IntArray, plan: Plan, policy: Policy
-    ) -> None:
+    def __init__(self, packed: str, split: str, sample_ids: IntArray, plan: Plan, policy: Policy) -> None:
         self._packed = packed
         self._split_name = split
         self._sample_ids = sample_ids
@@ -50,7 +48,7 @@ class Augmenter:
             batch: `position` int64 (M,), `PADDING` where there is no item.
 
         Returns:
-            `image` uint8 (M, H, W, 3), `label` int32, `epoch`, `sample_id` and `copy` int64, `digest` uint64, all (M, …);
+            `image` uint8 (M, H, W, 3), `label` int32, `epoch`, `sample_id` and `copy` int64, `digest` uint64, (M, …);
             zeros at the padding.
         """
         positions = batch["position"]

@@ -37,9 +37,7 @@ def _word(octets: UInt8Array, start: u64) -> u64:
 
 
 @compiled(
-    types.void(
-        array(types.uint8, 2, readonly=True), array(types.uint64, 1, readonly=True), array(types.uint64, 1)
-    )
+    types.void(array(types.uint8, 2, readonly=True), array(types.uint64, 1, readonly=True), array(types.uint64, 1))
 )
 def _row_digests(octets: UInt8Array, header: UInt64Array, out: UInt64Array) -> None:
     size = octets.shape[1]
@@ -81,7 +79,5 @@ def row_digests(images_NHWC: UInt8Array, header_N: UInt64Array) -> UInt64Array:
     """
     num = len(images_NHWC)
     out = np.empty(num, np.uint64)
-    _row_digests(
-        images_NHWC.reshape(num, images_NHWC[:1].size), np.ascontiguousarray(header_N, np.uint64), out
-    )
+    _row_digests(images_NHWC.reshape(num, images_NHWC[:1].size), np.ascontiguousarray(header_N, np.uint64), out)
     return out

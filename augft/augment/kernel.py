@@ -141,9 +141,7 @@ def _gather(plane: UInt32Array, index: UInt32Array, pixels: UInt32Array) -> None
 
 
 @part
-def _gather_pairs(
-    plane: UInt32Array, index: UInt32Array, stride: u64, upper: UInt64Array, lower: UInt64Array
-) -> None:
+def _gather_pairs(plane: UInt32Array, index: UInt32Array, stride: u64, upper: UInt64Array, lower: UInt64Array) -> None:
     """Two horizontal neighbours as one 64-bit load, of the upper and of the lower row."""
     for i in range(len(index)):
         j = u64(index[i])
@@ -174,20 +172,11 @@ def _blend(upper: UInt32Array, lower: UInt32Array, fractions: UInt32Array, pixel
 # -- batches ---------------------------------------------------------------------------------------
 
 
-@compiled(
-    types.void(
-        array(types.uint8, 2, readonly=True),
-        array(types.uint32, 2, readonly=True),
-        types.int64,
-        types.int64,
-        array(types.int64, 2, readonly=True),
-        types.uint32,
-        types.boolean,
-        types.int64,
-        types.int64,
-        array(types.uint8, 2),
-    )
-)
+_OCTETS, _WORDS = array(types.uint8, 2, readonly=True), array(types.uint32, 2, readonly=True)
+_OUT, _MAPS, _SIDE = array(types.uint8, 2), array(types.int64, 2, readonly=True), types.int64
+
+
+@compiled(types.void(_OCTETS, _WORDS, _SIDE, _SIDE, _MAPS, types.uint32, types.boolean, _SIDE, _SIDE, _OUT))
 def _warp(
     octets: UInt8Array,
     words: UInt32Array,
@@ -269,9 +258,7 @@ def warp(
     farthest = np.maximum(a * out_width + b * out_height + c, d * out_width + e * out_height + f)
     reach = np.max(farthest, initial=max(height, width, out_height, out_width))
     if not reach < MAX_POSITION:  # which NaN is not, either
-        raise ValueError(
-            f"a position {reach:,.0f} pixels from the origin is beyond the {MAX_POSITION:,} supported"
-        )
+        raise ValueError(f"a position {reach:,.0f} pixels from the origin is beyond the {MAX_POSITION:,} supported")
     out = np.empty((num, out_height, out_width, 3), np.uint8)
     if out.size == 0 or images_NHWC.size == 0:
         out[:] = fill
@@ -281,24 +268,12 @@ def warp(
     words = octets.view(np.uint32) if in_words else np.empty((num, 0), np.uint32)
     inverse = np.ascontiguousarray(np.rint(inverse_6N * 2.0**32).astype(np.int64).T)
     packed_fill = np.uint32(fill[0] | fill[1] << 8 | fill[2] << 16)
-    _warp(
-        octets,
-        words,
-        height,
-        width,
-        inverse,
-        packed_fill,
-        bilinear,
-        out_height,
-        out_width,
-        out.reshape(num, -1),
-    )
+    into = out.reshape(num, -1)
+    _warp(octets, words, height, width, inverse, packed_fill, bilinear, out_height, out_width, into)
     return out
 
 
-@compiled(
-    types.void(types.uint64, array(types.uint64, 2, readonly=True), types.uint64, array(types.float64, 2))
-)
+@compiled(types.void(types.uint64, array(types.uint64, 2, readonly=True), types.uint64, array(types.float64, 2)))
 def _uniform(key: u64, counter: UInt64Array, block: u64, out: Float64Array) -> None:
     low, half = u64(0xFFFFFFFF), u64(32)
     m0, m1 = u64(PHILOX_MULTIPLIERS[0]), u64(PHILOX_MULTIPLIERS[1])

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy import special  # type: ignore[import-untyped]
+from scipy import special
 
 from augft.augment.draw import uniform
 
@@ -67,9 +67,7 @@ def draw_mix(
         ValueError: both are 0.
     """
     if max(mixup_alpha, cutmix_alpha) <= 0:
-        raise ValueError(
-            f"one of mixup_alpha (={mixup_alpha}) and cutmix_alpha (={cutmix_alpha}) must be above 0"
-        )
+        raise ValueError(f"one of mixup_alpha (={mixup_alpha}) and cutmix_alpha (={cutmix_alpha}) must be above 0")
     u_lam, u_kind, centre_x, centre_y = uniform(seed, "mix", epoch, sample_ids, copy, 4)
     share = 0.5 if min(mixup_alpha, cutmix_alpha) > 0 else float(cutmix_alpha > 0)
     cutmix = u_kind < share
@@ -136,9 +134,7 @@ def mix(
     return mixed, torch.lerp(one_hot[other], one_hot, lam_N1)
 
 
-def _interval(
-    centre: npt.NDArray[np.float64], lam: npt.NDArray[np.float64], size: int
-) -> tuple[IntArray, IntArray]:
+def _interval(centre: npt.NDArray[np.float64], lam: npt.NDArray[np.float64], size: int) -> tuple[IntArray, IntArray]:
     """A side of the boxes in pixels, [begin, end): size * sqrt(1 - lam) long, less what a border cuts."""
     length = (size * np.sqrt(1.0 - lam)).astype(np.int64)
     middle = (centre * size).astype(np.int64)

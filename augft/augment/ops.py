@@ -126,8 +126,7 @@ class Rotate(GeometryOp):
 
 
 class Translate(GeometryOp):
-    """Shift by a fraction of the size, uniform in ±x of the width and ±y of the height, to the nearest whole
-    pixel.
+    """Shift by a share of the size, uniform in ±x of the width and ±y of the height, to a whole pixel.
 
     Whole pixels, as torchvision has it: a shift alone never blurs.
     """
@@ -137,9 +136,7 @@ class Translate(GeometryOp):
     source = "torchvision RandomAffine(translate)"
 
     x: float = Field(default=0.1, ge=0, le=1, description="largest shift sideways, a fraction of the width")
-    y: float = Field(
-        default=0.1, ge=0, le=1, description="largest shift up or down, a fraction of the height"
-    )
+    y: float = Field(default=0.1, ge=0, le=1, description="largest shift up or down, a fraction of the height")
 
     def values(self, uniforms: Float64Array) -> Float64Array:
         return np.stack([(2 * uniforms[0] - 1) * self.x, (2 * uniforms[1] - 1) * self.y])
@@ -148,14 +145,11 @@ class Translate(GeometryOp):
         return f"translate ({_signed(100 * values[0], '.0f')} %, {_signed(100 * values[1], '.0f')} %)"
 
     def inverse(self, values: Float64Array, size: Size) -> Float64Array:
-        return _affine(
-            values.shape[1], c=-np.rint(values[0] * size.width), f=-np.rint(values[1] * size.height)
-        )
+        return _affine(values.shape[1], c=-np.rint(values[0] * size.width), f=-np.rint(values[1] * size.height))
 
 
 class Crop(GeometryOp):
-    """Pad by `padding` pixels on each side and cut the old size out of it: a shift by whole pixels either
-    way.
+    """Pad by `padding` pixels on each side and cut the old size out: a shift by whole pixels either way.
 
     The unit is the pixel, as in torchvision and in the recipes for CIFAR (4 of 32): at another size give
     another number, or use `translate`, which takes fractions.
@@ -192,14 +186,11 @@ def compose(outer: Float64Array, inner: Float64Array) -> Float64Array:
     """outer(inner(x, y)), float64 (6, N). Of inverse maps, the op that is applied later is the inner one."""
     a, b, c, d, e, f = outer
     k, m, n, q, r, s = inner
-    return np.stack(
-        [a * k + b * q, a * m + b * r, a * n + b * s + c, d * k + e * q, d * m + e * r, d * n + e * s + f]
-    )
+    return np.stack([a * k + b * q, a * m + b * r, a * n + b * s + c, d * k + e * q, d * m + e * r, d * n + e * s + f])
 
 
 def sin_cos_degrees(angle: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Sine and cosine of degrees, float64 (N,): right to 2e-16, exact at quarter turns, the same on every
-    machine.
+    """Sine and cosine of degrees, float64 (N,): exact at quarter turns, the same bits on every machine.
 
     The polynomials of fdlibm (Sun Microsystems, 1993) on ±45°, evaluated in one written order.
     """

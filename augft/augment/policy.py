@@ -50,13 +50,11 @@ class Policy:
 
         Args:
             config: a list holds op names and `{name: {parameter: value}}`; a mapping has the keys `ops`,
-            `version`,
-                `sampling`, `fill` (grey, or RGB, 0 to 255) and `name`, all optional but `ops`.
+                `version`, `sampling`, `fill` (grey, or RGB, 0 to 255) and `name`, all optional but `ops`.
 
         Raises:
-            PolicyError: an unknown preset, op, parameter or key (the nearest known one is named), a value out
-            of
-                bounds, a version this code does not know, a file that is missing or cannot be read.
+            PolicyError: an unknown preset, op, parameter or key (the nearest known one is named), a value
+                out of bounds, a version this code does not know, a file that is missing or cannot be read.
         """
         if isinstance(config, Policy):
             return config
@@ -102,8 +100,7 @@ class Policy:
         if not self.ops:
             return f"{self.name}: pictures as they are"
         ops = ", ".join(
-            f"{op.name}({', '.join(f'{key}={number:g}' for key, number in op.model_dump().items())})"
-            for op in self.ops
+            f"{op.name}({', '.join(f'{key}={number:g}' for key, number in op.model_dump().items())})" for op in self.ops
         )
         return f"{self.name}: {ops}; {self.sampling}, fill {','.join(map(str, self.fill))}"
 

@@ -55,12 +55,9 @@ class Scratch:
             self._shape, self._first = pixels.shape, index
         if pixels.shape != self._shape:
             shapes = [(self._first, self._shape), (index, pixels.shape)]
-            sizes = " and ".join(
-                f"'{shown(self._records[i].path)}' {w}x{h}" for i, (h, w, _) in sorted(shapes)
-            )
+            sizes = " and ".join(f"'{shown(self._records[i].path)}' {w}x{h}" for i, (h, w, _) in sorted(shapes))
             raise DataError(
-                f"{self._source}: pictures differ in size, {sizes}: "
-                f"give --image-size N (data.image_size in a job)"
+                f"{self._source}: pictures differ in size, {sizes}: give --image-size N (data.image_size in a job)"
             )
         self._file.seek(index * pixels.nbytes)
         self._file.write(pixels.tobytes())

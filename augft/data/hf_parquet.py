@@ -84,9 +84,7 @@ def read_labels(files: dict[Path, str]) -> tuple[tuple[str, ...], list[tuple[str
         raise DataError(f"labels in {next(iter(files))} are neither integers nor text, or some are missing")
     for _, label, name in raw:
         if label not in label_of:
-            raise DataError(
-                f"label {label!r} of {name} is not one of train's {len(names)} classes: remove the row"
-            )
+            raise DataError(f"label {label!r} of {name} is not one of train's {len(names)} classes: remove the row")
     return tuple(names), [(split, label_of[label], name) for split, label, name in raw]
 
 

@@ -24,9 +24,7 @@ class _Entry(BaseModel):
 class Shard(_Entry):
     """One Parquet file of a split."""
 
-    file: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.parquet$", description="name beside the manifest"
-    )
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.parquet$", description="name beside the manifest")
     first_id: int = Field(ge=0, description="sample id of its first row; its rows are dense from there")
     num_rows: int = Field(ge=1)
     num_bytes: int = Field(ge=1, description="size of the Parquet file")
@@ -54,13 +52,9 @@ class Manifest(_Entry):
     classes: tuple[str, ...] = Field(min_length=2, description="class names; a label is an index into them")
     image_shape: tuple[PositiveInt, PositiveInt, Literal[3]] = Field(description="height, width, 3")
     splits: dict[str, Split]
-    mean: tuple[float, float, float] = Field(
-        description="of train's red, green, blue; pixels scaled to [0, 1]"
-    )
+    mean: tuple[float, float, float] = Field(description="of train's red, green, blue; pixels scaled to [0, 1]")
     std: tuple[float, float, float] = Field(description="of the same; 0 for a constant channel")
-    digest: str = Field(
-        description="of classes, shape and all rows: equal digests, equal data (`set_digest`)"
-    )
+    digest: str = Field(description="of classes, shape and all rows: equal digests, equal data (`set_digest`)")
     source: str = Field(description="what was packed, as it was given")
     recipe: str = Field(description="digest of the source's content and the options of packing")
     rejected: tuple[Rejected, ...] = ()
@@ -76,9 +70,7 @@ def rows_digest(labels: npt.NDArray[np.int32]) -> Any:
 
 def set_digest(classes: tuple[str, ...], image_shape: tuple[int, int, int], splits: dict[str, Split]) -> str:
     """The digest of a whole set, from the digests of its shards."""
-    rows = {
-        name: [[shard.num_rows, shard.sha256] for shard in split.shards] for name, split in splits.items()
-    }
+    rows = {name: [[shard.num_rows, shard.sha256] for shard in split.shards] for name, split in splits.items()}
     return hashlib.sha256(json.dumps([classes, image_shape, rows], sort_keys=True).encode()).hexdigest()
 
 
@@ -104,8 +96,7 @@ def read_manifest(path: Path) -> Manifest:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path / MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION}: "
-            f"pack the source again"
+            f"{path / MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION}: pack the source again"
         )
     try:
         manifest = Manifest.model_validate(content)

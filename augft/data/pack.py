@@ -103,9 +103,7 @@ def pack(
             digest=set_digest(opened.classes, shape, splits),
             source=shown(source),
             recipe=recipe,
-            rejected=tuple(
-                Rejected(path=shown(opened.records[i].path), reason=rejected[i]) for i in sorted(rejected)
-            ),
+            rejected=tuple(Rejected(path=shown(opened.records[i].path), reason=rejected[i]) for i in sorted(rejected)),
         )
         (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(), indent=2) + "\n")
     return final
@@ -152,9 +150,7 @@ def _is_done(final: Path, recipe: str, *, owned: bool) -> bool:
     if owned:
         shutil.rmtree(final, ignore_errors=True)
         return False
-    raise DataError(
-        f"{final} exists and is not this source packed in this way: remove it, or choose another folder"
-    )
+    raise DataError(f"{final} exists and is not this source packed in this way: remove it, or choose another folder")
 
 
 @contextmanager
@@ -178,8 +174,7 @@ def _folder_or_nothing(final: Path, recipe: str) -> Iterator[Path]:
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise StorageError(
-            f"packed data set {final} could not be written ({reason}): "
-            f"free some space, or choose another folder"
+            f"packed data set {final} could not be written ({reason}): free some space, or choose another folder"
         ) from error
 
 

@@ -32,9 +32,7 @@ _PARQUET: dict[str, Any] = {
 }
 
 
-def write_split(
-    folder: Path, name: str, labels: Int64Array, pixels: UInt8Array, indices: Int64Array
-) -> Split:
+def write_split(folder: Path, name: str, labels: Int64Array, pixels: UInt8Array, indices: Int64Array) -> Split:
     """Write the shards of a split.
 
     Args:

@@ -134,8 +134,7 @@ def _digits() -> Source:
     _, test_ids = carve(labels, 0.2, seed=0, stream="data/digits/test")
     is_test = np.isin(np.arange(len(labels)), test_ids)
     records = [
-        Record("test" if is_test[i] else "train", label, f"digits#{i:04d}")
-        for i, label in enumerate(labels.tolist())
+        Record("test" if is_test[i] else "train", label, f"digits#{i:04d}") for i, label in enumerate(labels.tolist())
     ]
     return _from_arrays(tuple("0123456789"), records, list(images))
 
@@ -199,9 +198,7 @@ def _cifar(path: Path, tree: Tree) -> Source:
         if short == "batches.meta.txt":
             classes = tuple(content.decode("utf-8", "replace").split())
         elif not content or len(content) % _CIFAR_ROW_BYTES:
-            raise DataError(
-                f"{path}: {name} has {len(content)} bytes, no multiple of {_CIFAR_ROW_BYTES}: get it again"
-            )
+            raise DataError(f"{path}: {name} has {len(content)} bytes, no multiple of {_CIFAR_ROW_BYTES}: get it again")
         else:
             batches[short] = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_ROW_BYTES)
     for short, rows in batches.items():
@@ -218,9 +215,7 @@ def _cifar(path: Path, tree: Tree) -> Source:
 
 def _class_folders(path: Path, tree: Tree) -> Source:
     """`train/<class>/…` with `val/` and `test/`, or flat `<class>/…`; also inside of one outer folder."""
-    pictures = {
-        name: name.split("/") for name in tree.files if PurePosixPath(name).suffix.lower() in SUFFIXES
-    }
+    pictures = {name: name.split("/") for name in tree.files if PurePosixPath(name).suffix.lower() in SUFFIXES}
     if not pictures:
         raise DataError(f"{path} holds no pictures: expected train/<class>/*.jpg or <class>/*.jpg")
     depth = _wrapping_folders(list(pictures.values()))

@@ -72,15 +72,11 @@ def few_labels(labels: Int32Array, candidate_ids: Int64Array, labels_per_class: 
     return np.sort(ids[rank < labels_per_class])
 
 
-def _rank_in_class(
-    labels: Int32Array, ids: Int64Array, seed: int, stream: str
-) -> tuple[Int64Array, Int64Array]:
+def _rank_in_class(labels: Int32Array, ids: Int64Array, seed: int, stream: str) -> tuple[Int64Array, Int64Array]:
     """Each sample's rank by key among its class, and the size of its class: int64 (N,) both."""
     high, low = draw.words(seed, stream, 0, ids, 0, 2).astype(np.uint64)
     order = np.lexsort((ids, (high << np.uint64(32)) | low, labels))
-    _, starts, inverse, counts = np.unique(
-        labels[order], return_index=True, return_inverse=True, return_counts=True
-    )
+    _, starts, inverse, counts = np.unique(labels[order], return_index=True, return_inverse=True, return_counts=True)
     rank, count = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
     rank[order] = np.arange(len(ids)) - starts[inverse]
     count[order] = counts[inverse]

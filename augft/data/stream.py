@@ -12,7 +12,8 @@ One execution serves many epochs, since a new one starts its actors anew. Only a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -22,14 +23,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, Datasource, ExecutionResources, ReadTask
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 
 from augft.data.plan import IntArray, Plan
 
-MIN_UNIT_ROWS = 1_000
+MIN_UNIT_ROWS = 8_000
 MAX_UNIT_BYTES = 64 * 2**20
 MAX_UNITS = 4_000
 UNITS_AHEAD = 2
+"""Units that a rank fetches before it needs them."""
+UNITS_IN_STORE = 4
+"""Units a rank and actor that may wait in the object store."""
+REST_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,6 @@ class Pool:
     actor_kwargs: dict[str, Any]
     min_actors: int
     max_actors: int
-    reserved_cpus: float
-    """CPUs of the training workers: not for the stream to use."""
     row_bytes: int
     """Bytes of a picture."""
 
@@ -73,7 +77,7 @@ def batches(
     rank: int,
     world_size: int,
     broadcast: Callable[[Any], Any],
-) -> Iterator[RankBatch]:
+) -> Generator[RankBatch, None, None]:
     """A rank's batches from step `cursor` to the end of the plan. All ranks must iterate together.
 
     Args:
@@ -91,9 +95,7 @@ def batches(
         last = min(first + segment_steps, plan.num_steps)
         splits = _split(plan, pool, first, last, unit_steps, world_size) if rank == 0 else None
         iterator = broadcast(splits)[rank]
-        blocks = iterator.iter_batches(
-            batch_size=None, batch_format="numpy", prefetch_batches=UNITS_AHEAD
-        )
+        blocks = iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=UNITS_AHEAD)
         for number, block in enumerate(blocks):
             for row in range(unit_steps):
                 step = first + number * unit_steps + row
@@ -141,12 +143,19 @@ def _split(
     """One execution over steps [first, last), split over the ranks."""
     units = _Units(plan, first, last, unit_steps, world_size)
     dataset = ray.data.read_datasource(units, override_num_blocks=units.num_units)
-    options = dataset.context.execution_options
-    options.preserve_order = True
-    options.exclude_resources = ExecutionResources(cpu=pool.reserved_cpus)
-    dataset.context.enable_progress_bars = False
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    unit_bytes = unit_steps * ceil(plan.global_batch_size / world_size) * pool.row_bytes
+    context.execution_options.resource_limits = ExecutionResources(
+        # The rest is the training workers'.
+        cpu=pool.max_actors,
+        # How far the actors run ahead of the trainer.
+        object_store_memory=UNITS_IN_STORE * (world_size + pool.max_actors) * unit_bytes,
+    )
+    context.enable_progress_bars = False
     # A block is a unit: never cut, never merged with the next.
-    dataset.context.target_max_block_size = None
+    context.target_max_block_size = None
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Rest]
     dataset = dataset.map_batches(
         pool.actor,
         fn_constructor_kwargs=pool.actor_kwargs,
@@ -158,7 +167,19 @@ def _split(
     return list(dataset.streaming_split(world_size, equal=False))
 
 
-class _Units(Datasource):
+class _Rest(ExecutionCallback):  # type: ignore[misc]
+    """Lets the scheduling loop rest while the stream is ahead.
+
+    Ray Data's loop waits for tasks that are not done. While finished ones may not be read yet, which is nearly always
+    when augmenting is faster than training, it waits for nothing and takes half a CPU from the trainer.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        if any(operator._in_task_output_backpressure for operator in executor._topology):
+            time.sleep(REST_S)
+
+
+class _Units(Datasource):  # type: ignore[misc]
     """The units of consecutive steps, in order of (b, r)."""
 
     def __init__(self, plan: Plan, first: int, last: int, unit_steps: int, world_size: int) -> None:

@@ -35,7 +35,11 @@ def subset(dataset: PackedDataset, data: DataConfig, seed: int) -> Subset:
     """
     train = dataset.split("train")
     if dataset.has("val"):
-        train_ids, val_ids, val_split = np.arange(train.num_rows), np.arange(dataset.split("val").num_rows), "val"
+        train_ids, val_ids, val_split = (
+            np.arange(train.num_rows),
+            np.arange(dataset.split("val").num_rows),
+            "val",
+        )
     else:
         train_ids, val_ids = carve(train.labels, data.val_fraction, seed)
         val_split = "train"

@@ -68,9 +68,7 @@ def build_model(
         WeightsError: the weights cannot be read or are of another architecture.
     """
     _check_name(name)
-    return _build(
-        name, num_classes, stem, classes, seed, read_weights(weights, name, resolve_run=resolve_run)
-    )
+    return _build(name, num_classes, stem, classes, seed, read_weights(weights, name, resolve_run=resolve_run))
 
 
 def load_saved(folder: Path) -> BuiltModel:
@@ -135,9 +133,7 @@ def _build(
     if name in cifar_resnet.NAMES:
         stem = "cifar"
     elif meta is not None and meta.stem == "cifar" != stem:
-        raise WeightsError(
-            f"{source.where if source else ''}: trained with the cifar stem; set model.stem=cifar"
-        )
+        raise WeightsError(f"{source.where if source else ''}: trained with the cifar stem; set model.stem=cifar")
     if source is None:
         report = LoadReport((), (), tuple(module.state_dict()), f"{name}: fresh weights, seed {seed}")
     else:
@@ -166,9 +162,7 @@ def _fresh(name: str, num_classes: int, stem: str) -> nn.Module:
     module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **plain)
     if stem == "cifar":
         if not isinstance(module, torchvision.models.ResNet):
-            raise ConfigError(
-                f"model.stem: cifar is for torchvision's ResNets, not {name}; set model.stem=imagenet"
-            )
+            raise ConfigError(f"model.stem: cifar is for torchvision's ResNets, not {name}; set model.stem=imagenet")
         module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(module.conv1.weight, mode="fan_out", nonlinearity="relu")
         module.maxpool = nn.Identity()

@@ -68,9 +68,7 @@ def meta_from_bytes(content: bytes, where: str) -> ModelMeta:
         fields: dict[str, Any] = json.loads(content)
         version = fields.pop("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise WeightsError(
-                f"{where}: format version {version!r}, this augft reads {FORMAT_VERSION}; update augft"
-            )
+            raise WeightsError(f"{where}: format version {version!r}, this augft reads {FORMAT_VERSION}; update augft")
         known: dict[str, Any] = {key: fields[key] for key in ModelMeta.__dataclass_fields__ if key in fields}
         known |= {key: tuple(value) for key, value in known.items() if isinstance(value, list)}
         meta = ModelMeta(**known)
@@ -108,9 +106,7 @@ def tensors_from_bytes(content: bytes, where: str) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{where}: cut short or no safetensors file ({_first_line(error)}); copy it again"
-        ) from None
+        raise WeightsError(f"{where}: cut short or no safetensors file ({_first_line(error)}); copy it again") from None
     return tensors
 
 

@@ -31,9 +31,7 @@ BUNDLED = "bundled:"
 _BUNDLED_FOLDER = files("augft") / "weights"
 
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model")
-_AUXILIARY = re.compile(
-    r"(aux1|aux2|AuxLogits)\."
-)  # GoogLeNet's and Inception's extra heads, which we never build
+_AUXILIARY = re.compile(r"(aux1|aux2|AuxLogits)\.")  # GoogLeNet's and Inception's extra heads, which we never build
 _RENAMES = (
     # Files that torchvision still publishes name these modules as it named them years ago.
     ("densenet", re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
@@ -124,9 +122,7 @@ def bundled_names() -> list[str]:
     if not _BUNDLED_FOLDER.is_dir():
         return []
     names = (entry.name for entry in _BUNDLED_FOLDER.iterdir())
-    return sorted(
-        BUNDLED + name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")
-    )
+    return sorted(BUNDLED + name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors"))
 
 
 def fit(
@@ -226,9 +222,7 @@ def _imagenet(architecture: str) -> Pretrained:
             f"model.weights: there are no ImageNet weights of {architecture}; give none, a file or a run"
         ) from None
     try:
-        tensors = published.get_state_dict(
-            progress=False, check_hash=True, weights_only=True, map_location="cpu"
-        )
+        tensors = published.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
     except Exception:  # urllib, sockets, a wrong digest, a broken cache: all mean that there are no weights
         raise WeightsError(
             f"model.weights: ImageNet weights of {architecture} could not be downloaded; "

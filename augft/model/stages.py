@@ -171,9 +171,7 @@ def parameter_groups(
 
 def _blocks(module: nn.Module, prefix: str, skip: str) -> Iterable[tuple[str, nn.Module]]:
     """The blocks below a module that have parameters, in order, by full name."""
-    children = [
-        (prefix + k, child) for k, child in module.named_children() if prefix + k != skip and _size(child)
-    ]
+    children = [(prefix + k, child) for k, child in module.named_children() if prefix + k != skip and _size(child)]
     total = sum(_size(child) for _, child in children)
     for name, child in children:
         if _size(child) > _SPINE * total and any(True for _ in child.children()):

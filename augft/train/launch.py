@@ -8,29 +8,26 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from augft.augment.policy import Policy
+import ray
+
 from augft.config import Job
-from augft.data.pack import pack
-from augft.data.packed import PackedDataset, is_packed, open_packed
-from augft.data.subset import Subset, subset
 from augft.display import Display
 from augft.errors import AugftError, RunError
 from augft.model import build_model
 from augft.model.stages import stages, trainable_stages
+from augft.prepare import Prepared, prepare
 from augft.report.page import write_report
 from augft.report.preview import preview_png
 from augft.report.text import comparison
 from augft.run import CONFIG, ENVIRONMENT, POLICY, PREVIEW, SUMMARY, Run, check_startable
 from augft.storage import Storage
-from augft.train.loop import Assignment, make_plan, train_loop
+from augft.train.loop import Assignment, train_loop
 from augft.train.placement import Placement, cluster_placement, local_placement
-from augft.train.session import ray, ray_session
+from augft.train.session import ray_session
 
 _POLL_S = 0.1
 
@@ -71,7 +68,8 @@ def train(
     with display or Display() as shown:
         for where, each in jobs.items():
             check_startable(where, each, resume)
-        prepared = {where: _prepare(each, shown) for where, each in jobs.items()}
+        prepared = {where: prepare(each, shown) for where, each in jobs.items()}
+        _check_model(job, prepared[uri])
         shown.say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
         with ray_session(address, num_cpus=local.num_cpus if local else 0, verbose=verbose):
             placement = local or cluster_placement(job.scale, ray.cluster_resources())
@@ -91,40 +89,18 @@ def train(
     return Run(uri)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What is found out before anything is begun."""
-
-    policy: Policy
-    dataset: PackedDataset
-    samples: Subset
-
-
-def _prepare(job: Job, shown: Display) -> _Prepared:
-    """Read the policy, pack the pictures, and build the model once: what is wrong is said before anything begins."""
-    policy = Policy.from_config(job.augment.policy)
-    if job.augment.sampling is not None:
-        policy = replace(policy, sampling=job.augment.sampling)
-    packed = pack(
-        job.data.source,
-        None,
-        image_size=None if is_packed(job.data.source) else job.data.image_size,
-        on_bad=job.data.on_bad,
-        progress=lambda done, total: shown.count("packing", done, total),
-    )
-    dataset = open_packed(packed)
-    samples = subset(dataset, job.data, job.seed)
-    make_plan(job, len(samples.train_ids))
+def _check_model(job: Job, prepared: Prepared) -> None:
+    """Build the model once here, so that what is wrong with it is said before anything begins."""
+    manifest = prepared.dataset.manifest
     built = build_model(
         job.model.name,
-        num_classes=len(dataset.manifest.classes),
+        num_classes=len(manifest.classes),
         weights=job.model.weights,
         stem=job.model.stem,
-        classes=dataset.manifest.classes,
+        classes=manifest.classes,
         seed=job.seed,
     )
     trainable_stages(job.model.freeze, list(stages(built.module)), 0, 1)
-    return _Prepared(policy, dataset, samples)
 
 
 def _baseline(job: Job) -> Job:
@@ -139,7 +115,7 @@ def _baseline(job: Job) -> Job:
     return Job.model_validate(plain.to_dict())
 
 
-def _train(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown: Display) -> None:
+def _train(job: Job, prepared: Prepared, uri: str, placement: Placement, shown: Display) -> None:
     begin = time.perf_counter()
     _describe_run(uri, job, prepared, placement)
     summary = _fit(job, prepared, uri, placement, shown)
@@ -148,7 +124,7 @@ def _train(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown:
     write_report(uri)
 
 
-def _describe_run(uri: str, job: Job, prepared: _Prepared, placement: Placement) -> None:
+def _describe_run(uri: str, job: Job, prepared: Prepared, placement: Placement) -> None:
     """What was run, on what: written before the first step."""
     storage = Storage(uri)
     dataset, samples = prepared.dataset, prepared.samples
@@ -173,17 +149,17 @@ def _describe_run(uri: str, job: Job, prepared: _Prepared, placement: Placement)
     }
     storage.write(POLICY, prepared.policy.to_json().encode())
     storage.write(ENVIRONMENT, (json.dumps(environment, indent=2, default=str) + "\n").encode())
-    storage.write(PREVIEW, preview_png(dataset, "train", samples.train_ids, prepared.policy, job.seed))
+    storage.write(PREVIEW, preview_png(prepared))
     # Last: its presence makes the folder a run.
     storage.write(CONFIG, job.to_yaml().encode())
 
 
-def _fit(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown: Display) -> dict[str, Any]:
+def _fit(job: Job, prepared: Prepared, uri: str, placement: Placement, shown: Display) -> dict[str, Any]:
     """Hand the job to Ray Train and show what it tells."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    listener = _Listener.remote()
+    listener = ray.remote(num_cpus=0)(_Listener).remote()
     assignment = Assignment(
         job=job,
         policy=prepared.policy,
@@ -191,7 +167,6 @@ def _fit(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown: D
         run_uri=uri,
         min_actors=placement.min_actors,
         max_actors=placement.max_actors,
-        reserved_cpus=job.scale.max_workers * placement.cpus_per_worker,
         threads=placement.cpus_per_worker,
         listener=listener,
     )
@@ -203,7 +178,10 @@ def _fit(job: Job, prepared: _Prepared, uri: str, placement: Placement, shown: D
             scaling_config=ScalingConfig(
                 num_workers=job.scale.num_workers,
                 use_gpu=placement.use_gpu,
-                resources_per_worker={"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})},
+                resources_per_worker={
+                    "CPU": placement.cpus_per_worker,
+                    **({"GPU": 1} if placement.use_gpu else {}),
+                },
             ),
             run_config=RunConfig(
                 name=job.name,
@@ -260,7 +238,6 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
-@ray.remote(num_cpus=0)
 class _Listener:
     """Where the loop's events wait until the driver takes them."""
 
@@ -278,9 +255,7 @@ class _Listener:
 def _git_revision() -> str | None:
     """Of the working folder, where it is a repository."""
     try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return asked.stdout.strip()

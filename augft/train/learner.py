@@ -61,7 +61,7 @@ class Learner:
             input_size=self._preprocess.input_size or dataset.manifest.image_shape[0],
         )
         layout = torch.channels_last if self._preprocess.channels_last else torch.contiguous_format
-        self.model = built.module.to(ranks.device, memory_format=layout)
+        self.model = built.module.to(ranks.device).to(memory_format=layout)
         self._called: torch.nn.Module = self.model
         self._trainable: frozenset[str] = frozenset()
         self._thaw_steps = set(boundaries(job.model.freeze, list(stages(self.model)), plan.num_steps))
@@ -184,7 +184,9 @@ class Learner:
         self._freeze_batch_statistics()
         with self._autocast():
             logits = self._called(self._preprocess(np.zeros(shape, np.uint8)))
-        return logits.float().sum(1)[:0] + 0.0 * logits.float().sum(), torch.zeros(0, dtype=torch.bool, device=logits.device)
+        return logits.float().sum(1)[:0] + 0.0 * logits.float().sum(), torch.zeros(
+            0, dtype=torch.bool, device=logits.device
+        )
 
     def _freeze_batch_statistics(self) -> None:
         """One picture has no variance over the batch: normalise it as in evaluation."""

@@ -16,7 +16,7 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.collective import broadcast_from_rank_zero
+from ray.train.collective import barrier, broadcast_from_rank_zero
 
 from augft.augment.actor import Augmenter
 from augft.augment.policy import Policy
@@ -27,6 +27,7 @@ from augft.data.stream import Pool, RankBatch, batches
 from augft.data.subset import Subset, subset
 from augft.errors import InputError, NonFiniteLossError, RunDirectoryError
 from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_from_bytes
+from augft.prepare import make_plan
 from augft.storage import Storage
 from augft.train.checkpoint import Checkpoints
 from augft.train.learner import Learner
@@ -48,7 +49,6 @@ class Assignment:
     run_uri: str
     min_actors: int
     max_actors: int
-    reserved_cpus: float
     threads: int
     listener: Any
     """A Ray actor with `tell(event)`. Events are for people: nothing waits for them or depends on them."""
@@ -64,19 +64,6 @@ def train_loop(assignment: Assignment) -> dict[str, Any]:
         return _run(assignment)
     except (InputError, NonFiniteLossError) as error:
         return {"error": error}
-
-
-def make_plan(job: Job, num_samples: int) -> Plan:
-    """The plan of a job on N samples."""
-    return Plan(
-        num_samples,
-        seed=job.seed,
-        epochs=job.train.epochs,
-        global_batch_size=job.train.global_batch_size,
-        select=job.augment.select,
-        copies=job.augment.copies,
-        keep_original=job.augment.keep_original,
-    )
 
 
 def _run(assignment: Assignment) -> dict[str, Any]:
@@ -132,7 +119,6 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         actor_kwargs,
         min_actors=assignment.min_actors,
         max_actors=assignment.max_actors,
-        reserved_cpus=assignment.reserved_cpus,
         row_bytes=height * width * channels,
     )
     stream = batches(
@@ -223,6 +209,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
 
     # ---- the chosen weights, tested once ---------------------------------------------------------------------------
     checkpoints.wait()
+    barrier()  # rank 0 has written what all now read
     assert progress.best_step is not None
     learner.model.load_state_dict(tensors_from_bytes(checkpoints.best(progress.best_step), WEIGHTS_FILE))
     test = None
@@ -242,7 +229,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         storage.write(WEIGHTS_FILE, checkpoints.best(progress.best_step))
         storage.write(META_FILE, meta_to_bytes(learner.meta(progress.best_step)))
         if test is not None:
-            storage.write(EVALUATION, json.dumps(test.to_dict(dataset.manifest.classes)).encode())
+            storage.write(EVALUATION, json.dumps(test.to_dict(list(dataset.manifest.classes))).encode())
     for tracker in trackers:
         tracker.close()
     return {

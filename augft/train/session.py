@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+
 from augft.errors import ResourceError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # `uv run` would upload the working folder to each worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # Start-up: look often, and do without what this does not use (docs/decisions.md has the measurements).
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_WORKERS_ENVIRONMENT = {
+    # Start-up: look often, and do without what is not used here (docs/decisions.md has the measurements).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-for _name, _value in _ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402  (Ray reads its environment when it is imported)
 
 
 @contextmanager
-def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) -> Iterator[Any]:
+def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) -> Iterator[None]:
     """Within the block Ray is up; one that was up before is used and left as it is.
 
     Args:
@@ -40,8 +40,10 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         ResourceError: no cluster answers at the address.
     """
     if ray.is_initialized():
-        yield ray
+        yield
         return
+    for name, value in {**_ENVIRONMENT, **_WORKERS_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
     _hush(verbose)
     options: dict[str, Any] = {
         "log_to_driver": verbose,
@@ -59,14 +61,14 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
                 **options,
             )
         else:
-            ray.init(address, **options)
+            ray.init(address, runtime_env={"env_vars": _WORKERS_ENVIRONMENT}, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no answer"])[0]
         raise ResourceError(
             f"--address {address}: {reason}; start a cluster with `ray start --head`, or leave --address out"
         ) from None
     try:
-        yield ray
+        yield
     finally:
         ray.shutdown()
 

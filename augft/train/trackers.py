@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -24,7 +25,11 @@ def open_trackers(names: list[str], run_uri: str, run_name: str, config: dict[st
     Raises:
         ConfigError: a tracker's package is not installed.
     """
-    makers = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _WandB}
+    makers: dict[str, Callable[..., Tracker]] = {
+        "tensorboard": _TensorBoard,
+        "mlflow": _MLflow,
+        "wandb": _WandB,
+    }
     return [makers[name](run_uri, run_name, config, step) for name in names]
 
 

@@ -71,18 +71,14 @@ def test_no_two_items_share_their_parameters() -> None:
 
 def test_seeds_make_other_pictures() -> None:
     images = pictures(20)
-    first, second = (
-        augment_batch(images, EVERYTHING, seed=s, epoch=0, sample_ids=np.arange(20)) for s in (0, 1)
-    )
+    first, second = (augment_batch(images, EVERYTHING, seed=s, epoch=0, sample_ids=np.arange(20)) for s in (0, 1))
     assert (first != second).any((1, 2, 3)).all()
 
 
 def test_policies_share_the_draws_of_the_ops_they_share() -> None:
     ids = np.arange(100)
     a = draw_parameters(Policy.from_config(["rotate", "crop"]), seed=4, epoch=1, sample_ids=ids)
-    b = draw_parameters(
-        Policy.from_config(["horizontal_flip", "crop", "rotate"]), seed=4, epoch=1, sample_ids=ids
-    )
+    b = draw_parameters(Policy.from_config(["horizontal_flip", "crop", "rotate"]), seed=4, epoch=1, sample_ids=ids)
     np.testing.assert_array_equal(a[0].values, b[2].values)
     np.testing.assert_array_equal(a[1].values, b[1].values)
     twice = draw_parameters(Policy.from_config(["rotate", "rotate"]), seed=4, epoch=1, sample_ids=ids)
@@ -118,9 +114,7 @@ def test_flipping_twice_is_flipping_never() -> None:
     flip = Policy.from_config([{"horizontal_flip": {"p": 1}}])
     once = augment_batch(images, flip, seed=0, epoch=0, sample_ids=np.arange(10))
     assert (once != images).any((1, 2, 3)).all()
-    np.testing.assert_array_equal(
-        augment_batch(once, flip, seed=0, epoch=0, sample_ids=np.arange(10)), images
-    )
+    np.testing.assert_array_equal(augment_batch(once, flip, seed=0, epoch=0, sample_ids=np.arange(10)), images)
 
 
 def test_standard_is_exact_in_both_samplings() -> None:
@@ -138,9 +132,7 @@ def test_drawn_parameters_make_the_picture_again() -> None:
     images, ids = pictures(30), np.arange(30)
     drawn = draw_parameters(EVERYTHING, seed=1, epoch=5, sample_ids=ids, copy=2)
     again = render(images, EVERYTHING, drawn)
-    np.testing.assert_array_equal(
-        again, augment_batch(images, EVERYTHING, seed=1, epoch=5, sample_ids=ids, copy=2)
-    )
+    np.testing.assert_array_equal(again, augment_batch(images, EVERYTHING, seed=1, epoch=5, sample_ids=ids, copy=2))
     for i in range(30):
         assert len(describe(drawn, i)) == sum(one.applied[i] for one in drawn)
 
@@ -192,9 +184,7 @@ def test_wrong_arguments_are_refused_in_one_line(change: dict[str, Any], message
 
 def test_pictures_too_large_for_the_kernel_are_refused() -> None:
     with pytest.raises(PolicyError, match="policy 'basic' on pictures of 33000×1: "):
-        augment_batch(
-            np.zeros((1, 1, 33_000, 3), np.uint8), PRESETS["basic"], seed=0, epoch=0, sample_ids=[0]
-        )
+        augment_batch(np.zeros((1, 1, 33_000, 3), np.uint8), PRESETS["basic"], seed=0, epoch=0, sample_ids=[0])
 
 
 # -- golden ----------------------------------------------------------------------------------------

@@ -186,9 +186,7 @@ def reference_digest(octets: bytes, header: int) -> int:
 def test_digests_are_those_of_plain_python(headers: list[int], height: int, width: int) -> None:
     images = noise(len(headers), height, width, 3)
     digests = kernel.row_digests(images, np.array(headers, np.uint64))
-    expected = [
-        reference_digest(image.tobytes(), header) for image, header in zip(images, headers, strict=True)
-    ]
+    expected = [reference_digest(image.tobytes(), header) for image, header in zip(images, headers, strict=True)]
     assert digests.tolist() == expected
 
 
@@ -207,9 +205,7 @@ def test_every_bit_of_a_picture_changes_its_digest() -> None:
 def test_header_length_and_order_change_a_digest() -> None:
     blank = np.zeros((3, 4, 4, 3), np.uint8)
     assert len(np.unique(kernel.row_digests(blank, np.arange(3, dtype=np.uint64)))) == 3
-    sizes = [
-        kernel.row_digests(np.zeros((1, 1, n, 3), np.uint8), np.zeros(1, np.uint64))[0] for n in range(1, 40)
-    ]
+    sizes = [kernel.row_digests(np.zeros((1, 1, n, 3), np.uint8), np.zeros(1, np.uint64))[0] for n in range(1, 40)]
     assert len(set(sizes)) == 39
     image = noise(1, 4, 4, 3)
     swapped = np.roll(image.reshape(1, -1, 8), 1, axis=1).reshape(image.shape)

@@ -177,9 +177,7 @@ def test_a_head_is_replaced_where_the_classes_are_others(saved: tuple[Path, nn.M
 
     def load(num_classes: int, classes: list[str] | None) -> tuple[bool, str]:
         built = build_model("resnet20", num_classes=num_classes, weights=str(folder), classes=classes, seed=9)
-        assert torch.equal(
-            built.module.state_dict()["layer3.2.conv2.weight"], theirs["layer3.2.conv2.weight"]
-        )
+        assert torch.equal(built.module.state_dict()["layer3.2.conv2.weight"], theirs["layer3.2.conv2.weight"])
         same = torch.equal(built.module.state_dict()["fc.weight"], theirs["fc.weight"][:num_classes])
         assert same == (built.load_report.replaced == ())
         assert built.meta.mean == meta.mean
@@ -239,9 +237,7 @@ def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(kind, "get_state_dict", offline)
-    with pytest.raises(
-        WeightsError, match=r"could not be downloaded; fetch https://.*pass the file"
-    ) as error:
+    with pytest.raises(WeightsError, match=r"could not be downloaded; fetch https://.*pass the file") as error:
         build_model("resnet18", num_classes=10, weights="imagenet")
     one_line(error)
     with pytest.raises(WeightsError, match="no ImageNet weights of resnet20"):
@@ -304,14 +300,10 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str, kept: float) -> 
 
 def test_weights_of_another_architecture(saved: tuple[Path, nn.Module, ModelMeta], tmp_path: Path) -> None:
     folder, module, _ = saved
-    with pytest.raises(
-        WeightsError, match=r"weights of resnet20, the model is resnet32; set model\.name=resnet20"
-    ):
+    with pytest.raises(WeightsError, match=r"weights of resnet20, the model is resnet32; set model\.name=resnet20"):
         build_model("resnet32", num_classes=3, weights=str(folder))
     torch.save(module.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(
-        WeightsError, match=r"not weights of resnet32: \d+ of \d+ tensors .*layer1\.3"
-    ) as error:
+    with pytest.raises(WeightsError, match=r"not weights of resnet32: \d+ of \d+ tensors .*layer1\.3") as error:
         build_model("resnet32", num_classes=3, weights=str(tmp_path / "w.pth"))
     one_line(error)
 

@@ -1,4 +1,4 @@
-"""Each op alone against torchvision at the same parameters, and all of them together against exact geometry."""
+"""Each op alone against torchvision at the same parameters, and all together against exact geometry."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def noise(num: int, height: int, width: int) -> UInt8Array:
     return np.random.default_rng(5).integers(0, 256, (num, height, width, 3), dtype=np.uint8)
 
 
-def alone(
-    images: UInt8Array, op: Op, values: npt.ArrayLike, sampling: str = "nearest", fill: int = 0
-) -> UInt8Array:
+def alone(images: UInt8Array, op: Op, values: npt.ArrayLike, sampling: str = "nearest", fill: int = 0) -> UInt8Array:
     """One op with given values, one column a picture."""
     array = np.asarray(values, np.float64).reshape(op.num_values, len(images))
     drawn = DrawnOp(op, np.ones(len(images), bool), array)
@@ -84,31 +82,26 @@ def test_translate_is_exactly_that_of_torchvision(fraction: tuple[float, float],
     images = noise(2, 24, 40)
     x, y = fraction
     pixels = [round(x * 40), round(y * 24)]
-    expected = as_array(
-        tv.affine(as_tensor(images), angle=0, translate=pixels, scale=1, shear=[0, 0], fill=[7, 7, 7])
-    )
+    expected = as_array(tv.affine(as_tensor(images), angle=0, translate=pixels, scale=1, shear=[0, 0], fill=[7, 7, 7]))
     got = alone(images, Translate(x=1, y=1), [[x, x], [y, y]], sampling, fill=7)
     np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize(("size", "bound"), [((32, 32), 0.0005), ((31, 47), 0.0005), ((224, 224), 0.0015)])
 def test_rotate_nearest_is_pillows(size: tuple[int, int], bound: float) -> None:
-    """Equal but where a position falls on the border of two pixels within Pillow's own 16 bits of fraction."""
+    """Equal but where a position falls between two pixels within Pillow's own 16 bits of fraction."""
     images = noise(40, *size)
     angles = np.linspace(-179, 180, 40)
     got = alone(images, Rotate(degrees=180), angles)
     expected = np.stack(
-        [
-            np.asarray(tv.rotate(Image.fromarray(image), float(a)))
-            for image, a in zip(images, angles, strict=True)
-        ]
+        [np.asarray(tv.rotate(Image.fromarray(image), float(a))) for image, a in zip(images, angles, strict=True)]
     )
     assert (got != expected).any(-1).mean() <= bound
 
 
 @pytest.mark.parametrize("size", [(32, 32), (31, 47), (224, 224)])
 def test_rotate_bilinear_is_torchvisions_within_a_grey_level(size: tuple[int, int]) -> None:
-    """Without `fill` torchvision blends with black at the edge, as we do with any fill; with one it blends twice."""
+    """Without `fill` torchvision blends with black at the edge, as here; with one it blends twice."""
     images = noise(20, *size)
     angles = np.linspace(-179, 180, 20)
     got = alone(images, Rotate(degrees=180), angles, "bilinear").astype(int)
@@ -167,7 +160,7 @@ ALL_OPS = ["rotate", "horizontal_flip", "crop", "vertical_flip", "translate", "r
 
 
 def test_many_ops_compose_to_the_exact_transform_of_a_plane() -> None:
-    """A brightness that is linear in the position survives bilinear sampling exactly, up to the last rounding."""
+    """A brightness linear in the position survives bilinear sampling exactly, up to the last rounding."""
     size = Size(40, 48)
     y, x = np.mgrid[: size.height, : size.width]
     picture = np.stack([3 * x + 2 * y, 5 * x, 6 * y], -1).astype(np.uint8)

@@ -403,17 +403,13 @@ def test_few_labels_are_nested(one: int, other: int, seed: int) -> None:
         assert np.bincount(labels[ids]).tolist() == [n] * 7
         assert set(ids) <= set(candidates)
     assert set(chosen[0]) <= set(chosen[1])
-    assert np.array_equal(
-        few_labels(labels, candidates[::-1], one, seed), few_labels(labels, candidates, one, seed)
-    )
+    assert np.array_equal(few_labels(labels, candidates[::-1], one, seed), few_labels(labels, candidates, one, seed))
 
 
 def test_few_labels_are_no_plain_prefix_and_tell_what_is_missing() -> None:
     labels = np.array([0] * 50 + [1] * 3, np.int32)
     assert few_labels(labels, np.arange(53), 3, 0).tolist()[:3] != [0, 1, 2]
-    with pytest.raises(
-        DataError, match="class 1 has 3 samples to choose from, fewer than labels_per_class=4"
-    ):
+    with pytest.raises(DataError, match="class 1 has 3 samples to choose from, fewer than labels_per_class=4"):
         few_labels(labels, np.arange(53), 4, 0)
     with pytest.raises(DataError, match="class 1 has 0 samples"):
         few_labels(labels, np.arange(50), 1, 0)
@@ -425,9 +421,7 @@ def test_few_labels_are_no_plain_prefix_and_tell_what_is_missing() -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(
-    "AUGFT_TEST_DATA" not in os.environ, reason="AUGFT_TEST_DATA names no folder of real data"
-)
+@pytest.mark.skipif("AUGFT_TEST_DATA" not in os.environ, reason="AUGFT_TEST_DATA names no folder of real data")
 def test_sixty_thousand_real_pictures() -> None:
     source = Path(os.environ["AUGFT_TEST_DATA"]) / "cifar10-jpeg.tar.gz"
     packed = open_packed(pack_source(str(source), image_size=32))

@@ -136,8 +136,7 @@ def test_processes_at_once(folder: Path, images: np.ndarray, cache: Path) -> Non
         "print(hashlib.sha256(images).hexdigest())"
     )
     runs = [
-        subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) for _ in range(3)
     ]
     assert len({run.communicate()[0] for run in runs}) == 1
     assert all(run.returncode == 0 for run in runs)

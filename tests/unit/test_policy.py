@@ -108,9 +108,7 @@ def test_a_wrong_policy_is_refused_in_one_line(config: Any, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("p.json", "{"), ("p.yaml", "a: [\n"), ("p.yaml", "5"), ("p.json", "null")]
-)
+@pytest.mark.parametrize(("name", "text"), [("p.json", "{"), ("p.yaml", "a: [\n"), ("p.yaml", "5"), ("p.json", "null")])
 def test_a_broken_file_is_named(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(PolicyError, match=name) as caught:

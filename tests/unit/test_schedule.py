@@ -46,9 +46,7 @@ def test_step_and_constant() -> None:
 @pytest.mark.parametrize("total_steps", [10, 97, 400])
 def test_one_cycle_is_pytorchs(total_steps: int) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    reference = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.3, total_steps=total_steps, cycle_momentum=False
-    )
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=total_steps, cycle_momentum=False)
     for k in range(total_steps):
         expected = optimizer.param_groups[0]["lr"]
         assert learning_rate("one_cycle", k, total_steps, lr=0.3, warmup_steps=50) == pytest.approx(expected)
@@ -63,12 +61,8 @@ def test_one_cycle_is_pytorchs(total_steps: int) -> None:
     warmup_steps=st.integers(0, 600),
     lr=st.floats(1e-6, 10),
 )
-def test_rates_rise_then_fall_between_0_and_the_peak(
-    name: str, total_steps: int, warmup_steps: int, lr: float
-) -> None:
-    rates = [
-        learning_rate(name, k, total_steps, lr=lr, warmup_steps=warmup_steps) for k in range(total_steps)
-    ]
+def test_rates_rise_then_fall_between_0_and_the_peak(name: str, total_steps: int, warmup_steps: int, lr: float) -> None:
+    rates = [learning_rate(name, k, total_steps, lr=lr, warmup_steps=warmup_steps) for k in range(total_steps)]
     assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates)
     top = rates.index(max(rates))
     assert all(a <= b for a, b in pairwise(rates[: top + 1]))

@@ -383,16 +383,11 @@ def test_what_is_no_picture_is_bad(content: bytes, reason: str) -> None:
 
 def bomb(width: int, height: int) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
 
 
@@ -524,9 +519,7 @@ def test_hugging_face_folder(tmp_path: Path, folder: str) -> None:
     write_parquet(root / f"{folder}test-00000-of-00001.parquet", [png(7)], [1], names, image="img")
     source = open_source(str(root))
     assert source.classes == ("cat", "dog")
-    assert [(r.split, r.label) for r in source.records] == [("test", 1)] + [("train", 0)] * 2 + [
-        ("train", 1)
-    ] * 2
+    assert [(r.split, r.label) for r in source.records] == [("test", 1)] + [("train", 0)] * 2 + [("train", 1)] * 2
     got = {(source.records[i].path): content for i, content in source.read()}
     assert got["train-00001-of-00002.parquet#000000000"] == png(1)
     assert got["test-00000-of-00001.parquet#000000000"] == png(7)

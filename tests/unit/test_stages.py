@@ -103,9 +103,7 @@ def test_trainable_stages() -> None:
     # Five stages below the head, one more each tenth of the run.
     for tenth, count in enumerate([1, 2, 3, 4, 5, 6, 6, 6, 6, 6]):
         assert trainable_stages("gradual", RESNET_STAGES, tenth * 10, 100) == set(RESNET_STAGES[6 - count :])
-        assert trainable_stages("gradual", RESNET_STAGES, tenth * 10 + 9, 100) == set(
-            RESNET_STAGES[6 - count :]
-        )
+        assert trainable_stages("gradual", RESNET_STAGES, tenth * 10 + 9, 100) == set(RESNET_STAGES[6 - count :])
     assert boundaries("gradual", RESNET_STAGES, 100) == [10, 20, 30, 40, 50]
     assert boundaries("backbone", RESNET_STAGES, 100) == []
     for spec in ("head", "layer9"):

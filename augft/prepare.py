@@ -1,0 +1,57 @@
+"""What a job turns out to be on this data, found out before anything begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from augft.augment.policy import Policy
+from augft.config import Job
+from augft.data.pack import pack
+from augft.data.packed import PackedDataset, is_packed, open_packed
+from augft.data.plan import Plan
+from augft.data.subset import Subset, subset
+from augft.display import Display
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job's policy, pictures and plan."""
+
+    policy: Policy
+    dataset: PackedDataset
+    samples: Subset
+    plan: Plan
+
+
+def prepare(job: Job, display: Display) -> Prepared:
+    """Read the policy, pack the pictures (or find them packed), choose the samples.
+
+    Raises:
+        PolicyError, DataError: they are wrong.
+    """
+    policy = Policy.from_config(job.augment.policy)
+    if job.augment.sampling is not None:
+        policy = replace(policy, sampling=job.augment.sampling)
+    packed = pack(
+        job.data.source,
+        None,
+        image_size=None if is_packed(job.data.source) else job.data.image_size,
+        on_bad=job.data.on_bad,
+        progress=lambda done, total: display.count("packing", done, total),
+    )
+    dataset = open_packed(packed)
+    samples = subset(dataset, job.data, job.seed)
+    return Prepared(policy, dataset, samples, make_plan(job, len(samples.train_ids)))
+
+
+def make_plan(job: Job, num_samples: int) -> Plan:
+    """The plan of a job on N samples."""
+    return Plan(
+        num_samples,
+        seed=job.seed,
+        epochs=job.train.epochs,
+        global_batch_size=job.train.global_batch_size,
+        select=job.augment.select,
+        copies=job.augment.copies,
+        keep_original=job.augment.keep_original,
+    )
