@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -54,15 +55,9 @@ def write_report(run_uri: str, baseline_uri: str | None = None) -> str:
 
 def render(record: Record, baseline: Record | None = None) -> str:
     """The page as text."""
-    loader = jinja2.PackageLoader("augft.report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": text.percent, "percent_range": text.percent_range, "count": text.count}
-    environment.filters |= {"rate": text.rate, "duration": text.duration}
     confusion = confusion_of(record.evaluation)
     script = files("augft.report").joinpath("templates/report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         record=record,
         verdict=_verdict(record),
         versus=Versus(record, baseline) if baseline else None,
@@ -85,6 +80,20 @@ def render(record: Record, baseline: Record | None = None) -> str:
     )
 
 
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("augft.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    forms = (text.percent, text.percent_range, text.count, text.rate, text.duration)
+    environment.filters |= {form.__name__: form for form in forms}
+    return environment.get_template("report.html.j2")
+
+
 # ---- the result in words -------------------------------------------------------------------------------
 
 
@@ -98,7 +107,8 @@ def _verdict(record: Record) -> str:
     unfinished = "" if record.summary else "This run has not finished; here is what it had recorded. "
     if record.val:
         return (
-            f"{unfinished}There is no test result. Of {record.val.num_samples:,} validation pictures the model names "
+            f"{unfinished}There is no test result. "
+            f"Of {record.val.num_samples:,} validation pictures the model names "
             f"{record.val.num_correct:,} correctly, {text.percent(record.val.top1)}; its weights were chosen "
             "by these, so on new pictures expect less."
         )
@@ -108,41 +118,33 @@ def _verdict(record: Record) -> str:
 def _key_figures(record: Record) -> Iterator[tuple[str, str, str]]:
     """Label, figure, remark."""
     summary, test, val = record.summary, record.test, record.val
+    stop = record.section("train", "stop")
+    missing = "not measured" if summary else "not finished"
     if test:
-        interval = text.percent_range(test.interval)
-        yield "Test top1", text.percent(test.top1), f"95 % interval {interval}, n = {test.num_samples:,}"
-    else:
-        yield "Test top1", text.NOTHING, "not measured"
-    if val:
-        yield "Validation top1", text.percent(val.top1), f"n = {val.num_samples:,}; chose the weights"
-    else:
-        yield "Validation top1", text.NOTHING, "no validation: the last weights are kept"
-    steps = f"of {text.count(summary.get('steps'))} done"
-    yield "Weights kept of step", text.count(summary.get("best_step")), steps if summary else "not finished"
-    reason = text.stop_reason(summary.get("stop_reason"), record.section("train", "stop"))
-    yield (
-        "Wall time",
-        text.duration(summary.get("wall_s")),
-        f"ended because {reason}" if summary else "not finished",
-    )
-    training = text.duration(summary.get("train_s"))
-    yield "Images a second", text.rate(summary.get("images_per_s")), f"in {training} of training steps"
-    yield (
-        "Data stall",
-        text.percent(summary.get("data_stall_fraction")),
-        "of that time spent waiting for pictures",
-    )
+        remark = f"95 % interval {text.percent_range(test.interval)}, n = {test.num_samples:,}"
+    yield "Test top1", text.percent(test and test.top1), remark if test else missing
+    remark = f"n = {val.num_samples:,}; chose the weights" if val else missing
+    yield "Validation top1", text.percent(val and val.top1), remark
+    if not summary:
+        return
+    chosen = "best in validation" if val else "the last, without validation"
+    yield "Weights kept", f"step {text.count(summary.get('best_step'))}", chosen
+    reason = text.stop_reason(summary.get("stop_reason"), stop)
+    yield "Wall time", text.duration(summary.get("wall_s")), f"ended because {reason}"
+    spent = f"{text.count(summary.get('steps'))} steps in {text.duration(summary.get('train_s'))}"
+    yield "Images a second", text.rate(summary.get("images_per_s")), spent
+    yield "Data stall", text.percent(summary.get("data_stall_fraction")), "of that time waiting for pictures"
 
 
 def _notes(record: Record, confusion: Confusion | None) -> Iterator[str]:
     """What a reader of the figures ought to know."""
     yield from record.problems
     if record.test and confusion:
-        yield (
-            f"Always naming the most frequent class would get {text.percent(confusion.majority)} of the test pictures."
-        )
+        least = text.percent(confusion.majority)
+        yield f"Always naming the most frequent class would get {least} of the test pictures right."
     if record.val and record.val.num_samples < FEW_SAMPLES:
-        yield (f"Validation has {record.val.num_samples} pictures only: which weights are best by it is partly chance.")
+        num = record.val.num_samples
+        yield f"Validation has {num} pictures only: which weights are best by it is partly chance."
     if (num_restarts := record.summary.get("num_restarts")) and isinstance(num_restarts, int):
         again = "once" if num_restarts == 1 else f"{num_restarts} times"
         yield f"The run went on from a checkpoint {again}; no sample was lost or seen twice."
@@ -151,7 +153,7 @@ def _notes(record: Record, confusion: Confusion | None) -> Iterator[str]:
         yield "Training often waited for pictures: more scale.augment_actors, or more CPUs, would shorten it."
     numbers = [value for line in record.metrics for value in line.values() if isinstance(value, float)]
     if num := sum(not math.isfinite(number) for number in numbers):
-        yield f"{num} of the recorded numbers {'is' if num == 1 else 'are'} not finite, and left out of the charts."
+        yield f"Not finite, and left out of the charts: {num} of the recorded numbers."
 
 
 # ---- curves --------------------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def _curves(record: Record, baseline: Record | None) -> list[Markup]:
     charts = [
         line_chart("Loss", "loss (nats)" if _is_entropy(record) else "loss", lines("loss"), kept_at=kept_at),
         line_chart("Accuracy", "top1 (%)", lines("top1", 100), kept_at=kept_at),
-        line_chart("Learning rate", "learning rate at the epoch's end", [rate], from_zero=True),
+        line_chart("Learning rate", "learning rate", [rate], from_zero=True),
     ]
     return [chart for chart in charts if chart]
 
@@ -233,10 +235,11 @@ class OpWords:
 
 def _ops(policy: Policy) -> Iterator[OpWords]:
     for op in policy.ops:
-        what = " ".join((type(op).__doc__ or "").split("\n\n")[0].split())
-        fields = type(op).model_fields
-        values = op.model_dump()
-        yield OpWords(op.name, what, [(key, text.plain(values[key]), fields[key].description or "") for key in values])
+        what = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("`", "")
+        fields, values = type(op).model_fields, op.model_dump()
+        shown = [key for key in values if key != "p" or values["p"] != 1]
+        words = [(key, text.plain(values[key]), fields[key].description or "") for key in shown]
+        yield OpWords(op.name, what, words)
 
 
 def _regime(record: Record) -> str:

@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from augft.report.text import percent, percent_range
 
-WIDTH, HEIGHT = 400, 236
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 42
+WIDTH, HEIGHT = 360, 240
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 44, 42
 MAX_MARKED_POINTS = 30
 """With more points than this, a series is a line without markers."""
 
@@ -140,7 +140,7 @@ def _described(title: str, y_label: str, x_label: str, series: Sequence[Series])
 
 def _y_axis(y: Axis, label: str) -> Markup:
     parts = [_text(4, 14, label, "start", "axis-title")]
-    for tick in y.ticks(4):
+    for tick in y.ticks(5):
         parts.append(_grid(LEFT, y.at(tick), WIDTH - RIGHT, y.at(tick)))
         parts.append(_text(LEFT - 7, y.at(tick) + 4, _number(tick), "end"))
     return Markup().join(parts)
@@ -175,7 +175,7 @@ def _line(s: Series, x: Axis, y: Axis, y_label: str) -> Markup:
 
 
 def _bars(s: Series, x: Axis, y: Axis, y_label: str) -> Markup:
-    width = 0.7 * (x.at(1) - x.at(0))
+    width = min(40, 0.7 * (x.at(1) - x.at(0)))
     bar = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
     return Markup().join(
         bar.format(x.at(px) - width / 2, y.at(py), width, y.start - y.at(py), f"{px:g}: {y_label} {_number(py)}")
@@ -185,8 +185,8 @@ def _bars(s: Series, x: Axis, y: Axis, y_label: str) -> Markup:
 
 def _kept_line(x: float) -> Markup:
     side, anchor = (5, "start") if x < WIDTH / 2 else (-5, "end")
-    line = Markup('<path class="kept" d="M{:.1f} {}V{}"/>').format(x, TOP, HEIGHT - BOTTOM)
-    return line + _text(x + side, TOP + 9, "weights kept", anchor, "note")
+    line = Markup('<path class="kept" d="M{:.1f} {}V{}"/>').format(x, TOP - 15, HEIGHT - BOTTOM)
+    return line + _text(x + side, TOP - 7, "weights kept", anchor, "note")
 
 
 _MARKERS: dict[str, Callable[[float, float, float], Markup]] = {

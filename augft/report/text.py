@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from augft.report.interval import Score, difference
@@ -104,7 +105,7 @@ def comparison(
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim")
     table.add_column("")
     for label in (*labels, "difference"):
-        table.add_column(label, justify="right", no_wrap=True)
+        table.add_column(escape(label), justify="right", no_wrap=True)
     val, val_of_baseline = run.get("val_top1"), baseline.get("val_top1")
     change = NOTHING
     if _is_number(val) and _is_number(val_of_baseline):

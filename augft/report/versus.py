@@ -18,7 +18,7 @@ class Versus:
         self.labels = _labels(run, baseline)
         self.rows = list(zip(_ROWS, _cells(run), _cells(baseline), strict=True))
         digests = {run.data.get("digest"), baseline.data.get("digest")}
-        self.same_data = len(digests) == 1
+        self.same_data = len(digests) == 1 and None not in digests
         old, new = baseline.flat_config(), run.flat_config()
         self.changes = [
             (key, text.plain(new.get(key)), text.plain(old.get(key)))
@@ -39,7 +39,7 @@ class Versus:
         if not ours or not theirs:
             return "The two cannot be compared: one of them has no test result."
         if not self.same_data or ours.num_samples != theirs.num_samples:
-            return "The two were tested on different data, so their figures cannot be compared."
+            return "The two are not known to be tested on the same data, so their figures cannot be compared."
         middle, low, high = difference(ours, theirs)
         interval = f"95 % interval {text.signed(100 * low)} to {text.signed(100 * high)}, taken as independent"
         if low <= 0 <= high:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import tempfile
 import threading
 import time
 from datetime import UTC, datetime
@@ -13,6 +12,8 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from augft.config import Job
 from augft.display import Display
@@ -30,6 +31,7 @@ from augft.train.placement import Placement, cluster_placement, local_placement
 from augft.train.session import ray_session
 
 _POLL_S = 0.1
+_RAY_FOLDER = ".ray"
 
 
 def run_uri(job: Job, run_dir: str | None = None) -> str:
@@ -60,6 +62,7 @@ def train(
         InputError: job, data, weights, run directory or cluster are wrong; nothing was begun.
         RunError: the run began and failed.
     """
+    began_at = time.time()
     uri = run_uri(job, run_dir)
     jobs = {uri: job}
     if job.run.baseline is not None:
@@ -76,11 +79,12 @@ def train(
             if placement.note:
                 shown.say(placement.note)
             for where, each in jobs.items():
-                if Run(where).is_finished:
+                if _is_done(where, each):
                     shown.say(f"{where}: finished before")
-                else:
-                    shown.say(f"{where}: {prepared[where].policy}")
-                    _train(each, prepared[where], where, placement, shown)
+                    continue
+                shown.say(f"{where}: {prepared[where].policy}")
+                _train(each, prepared[where], where, placement, began_at, shown)
+                began_at = time.time()
         baseline = f"{uri}-baseline" if len(jobs) > 1 else None
         page = write_report(uri, baseline)
         if baseline is not None:
@@ -115,12 +119,32 @@ def _baseline(job: Job) -> Job:
     return Job.model_validate(plain.to_dict())
 
 
-def _train(job: Job, prepared: Prepared, uri: str, placement: Placement, shown: Display) -> None:
-    begin = time.perf_counter()
+def _is_done(uri: str, job: Job) -> bool:
+    """Whether the run is finished, and by the stop rules that the job has now."""
+    run = Run(uri)
+    return run.is_finished and run.job.train.stop == job.train.stop
+
+
+def _train(job: Job, prepared: Prepared, uri: str, placement: Placement, began_at: float, shown: Display) -> None:
+    storage = Storage(uri)
+    reopen = storage.exists(CONFIG) and Run(uri).job.train.stop != job.train.stop
     _describe_run(uri, job, prepared, placement)
-    summary = _fit(job, prepared, uri, placement, shown)
-    summary["wall_s"] = time.perf_counter() - begin
-    Storage(uri).write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    listener = ray.remote(num_cpus=0)(_Listener).remote()
+    assignment = Assignment(
+        job=job,
+        policy=prepared.policy,
+        packed=str(prepared.dataset.path),
+        run_uri=uri,
+        min_actors=placement.min_actors,
+        max_actors=placement.max_actors,
+        threads=placement.cpus_per_worker,
+        reopen=reopen,
+        began_at=began_at,
+        listener=listener,
+    )
+    summary = _fit(assignment, placement, shown)
+    summary["wall_s"] = time.time() - began_at
+    storage.write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
     write_report(uri)
 
 
@@ -154,62 +178,45 @@ def _describe_run(uri: str, job: Job, prepared: Prepared, placement: Placement) 
     storage.write(CONFIG, job.to_yaml().encode())
 
 
-def _fit(job: Job, prepared: Prepared, uri: str, placement: Placement, shown: Display) -> dict[str, Any]:
-    """Hand the job to Ray Train and show what it tells."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    listener = ray.remote(num_cpus=0)(_Listener).remote()
-    assignment = Assignment(
-        job=job,
-        policy=prepared.policy,
-        packed=str(prepared.dataset.path),
-        run_uri=uri,
-        min_actors=placement.min_actors,
-        max_actors=placement.max_actors,
-        threads=placement.cpus_per_worker,
-        listener=listener,
+def _fit(assignment: Assignment, placement: Placement, shown: Display) -> dict[str, Any]:
+    """Hand the assignment to Ray Train and show what it tells."""
+    job, uri = assignment.job, assignment.run_uri
+    resources = {"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config=assignment,
+        scaling_config=ScalingConfig(
+            num_workers=job.scale.num_workers, use_gpu=placement.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=_RAY_FOLDER,
+            storage_path=uri,
+            failure_config=FailureConfig(max_failures=job.run.max_failures),
+        ),
     )
+    fitting = _Fitting(trainer)
+    while fitting.is_alive():
+        fitting.join(_POLL_S)
+        for event in ray.get(assignment.listener.take.remote()):
+            shown.handle(event)
     # Checkpoints are ours; what Ray writes of its own is of no use after the run.
-    with tempfile.TemporaryDirectory(prefix="augft-ray-") as scratch:
-        trainer = TorchTrainer(
-            train_loop,
-            train_loop_config=assignment,
-            scaling_config=ScalingConfig(
-                num_workers=job.scale.num_workers,
-                use_gpu=placement.use_gpu,
-                resources_per_worker={
-                    "CPU": placement.cpus_per_worker,
-                    **({"GPU": 1} if placement.use_gpu else {}),
-                },
-            ),
-            run_config=RunConfig(
-                name=job.name,
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=job.run.max_failures),
-            ),
-        )
-        result = _Waiting(trainer.fit)
-        while result.is_alive():
-            result.join(_POLL_S)
-            for event in ray.get(listener.take.remote()):
-                shown.handle(event)
-    return result.outcome(uri)
+    Storage(uri).remove(_RAY_FOLDER)
+    return fitting.outcome(uri)
 
 
-class _Waiting(threading.Thread):
+class _Fitting(threading.Thread):
     """Waits for a trainer, so that the main thread can show its events and take a Ctrl-C."""
 
-    def __init__(self, fit: Any) -> None:
+    def __init__(self, trainer: TorchTrainer) -> None:
         super().__init__(daemon=True)
-        self._fit = fit
+        self._trainer = trainer
         self._result: Any = None
         self._error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self._result = self._fit()
+            self._result = self._trainer.fit()
         except Exception as error:
             self._error = error
 

@@ -28,6 +28,7 @@ from augft.data.subset import Subset, subset
 from augft.errors import InputError, NonFiniteLossError, RunDirectoryError
 from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_from_bytes
 from augft.prepare import make_plan
+from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
 from augft.train.checkpoint import Checkpoints
 from augft.train.learner import Learner
@@ -35,7 +36,6 @@ from augft.train.progress import Clock, EpochSums, Progress
 from augft.train.ranks import Ranks
 from augft.train.trackers import open_trackers
 
-METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
 TELL_EVERY_S = 0.25
 
 
@@ -50,6 +50,10 @@ class Assignment:
     min_actors: int
     max_actors: int
     threads: int
+    reopen: bool
+    """Whether a run that stopped goes on: its stop rules are others now."""
+    began_at: float
+    """When the person asked for it, in seconds since 1970."""
     listener: Any
     """A Ray actor with `tell(event)`. Events are for people: nothing waits for them or depends on them."""
 
@@ -92,6 +96,8 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         progress, tensors = found
         learner.load_state(tensors)
         progress.num_restarts += 1
+        if assignment.reopen:
+            progress.stop_reason = None
         tell(_said(f"goes on from step {cursor} of {plan.num_steps}"))
     elif cursor:
         raise RunDirectoryError(
@@ -131,7 +137,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
     )
     sums = EpochSums(progress, ranks)
     clock = Clock(progress, plan.items_before(cursor))
-    told_at = 0.0
+    told_at, first_step_s = 0.0, None
 
     def record(**line: Any) -> None:
         progress.history.append(line)
@@ -159,6 +165,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         sums.add(batch, losses, correct)
         progress.cursor += 1
         clock.stepped()
+        first_step_s = first_step_s or time.time() - assignment.began_at
         num_images = plan.items_before(progress.cursor)
 
         if ranks.is_first and time.monotonic() - told_at > TELL_EVERY_S:
@@ -243,7 +250,8 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         "images_per_s": plan.items_before(progress.cursor) / progress.elapsed_s,
         "data_stall_fraction": progress.data_stall_fraction,
         "train_s": progress.elapsed_s,
-        "first_batch_s": clock.first_batch_s,
+        "first_step_s": first_step_s,
+        "longest_wait_s": progress.longest_wait_s,
         "num_restarts": progress.num_restarts,
         "stream_digest": progress.stream_digest,
     }

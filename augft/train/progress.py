@@ -35,6 +35,8 @@ class Progress:
     """Time in steps, over all resumes; validation and start-up are not in it."""
     data_wait_s: float = 0.0
     """The part of it that was spent waiting for pictures."""
+    longest_wait_s: float = 0.0
+    """The longest wait for a single batch, the first after a start left out."""
     num_restarts: int = 0
     stop_reason: str | None = None
 
@@ -68,6 +70,7 @@ class Clock:
         now = time.perf_counter()
         if self._started:
             self._progress.data_wait_s += now - begin
+            self._progress.longest_wait_s = max(self._progress.longest_wait_s, now - begin)
         else:
             self.first_batch_s, self._mark, self._started = now - begin, now, True
 
