@@ -365,7 +365,7 @@ def _nearest_key(name: str, keys: list[str]) -> str | None:
     siblings = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == parent}
     anywhere = {key.rpartition(".")[2]: key for key in reversed(keys)}
     for names, cutoff in ((siblings, 0.6), (anywhere, 0.8), (siblings, 0.4)):
-        if near := difflib.get_close_matches(last, names, n=1, cutoff=cutoff):
+        if near := difflib.get_close_matches(last.lower(), names, n=1, cutoff=cutoff):
             return names[near[0]]
     return None
 

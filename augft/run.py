@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from augft.config import Job, load_job_text
 from augft.errors import RunDirectoryError
 from augft.storage import Storage
@@ -90,7 +88,7 @@ def check_startable(uri: str, job: Job, resume: bool) -> None:
         raise RunDirectoryError(
             f"{uri}: a run is there already; go on with --resume, or choose another with --run-dir or --set name=…"
         )
-    if difference := _difference(yaml.safe_load(storage.read(CONFIG)), job.to_dict()):
+    if difference := _difference(Run(uri).job.to_dict(), job.to_dict()):
         raise RunDirectoryError(
             f"{uri}: the run there has another {difference}; resume it with its own {CONFIG}, or begin a new one"
         )

@@ -26,7 +26,7 @@ class Storage:
     """
 
     def __init__(self, uri: str | Path) -> None:
-        self.uri = str(uri)
+        self.uri = str(uri).removeprefix("file://")
         self.local = "://" not in self.uri
         try:
             if self.local:
@@ -79,8 +79,16 @@ class Storage:
         return bool(self._fs.get_file_info(self._path(name)).type != fs.FileType.NotFound)
 
     def list(self, name: str = "") -> list[str]:
-        """Names in a folder; empty where there is none."""
-        infos = self._fs.get_file_info(fs.FileSelector(self._path(name), allow_not_found=True))
+        """Names in a folder; empty where there is none.
+
+        Raises:
+            RunDirectoryError: it is a file.
+        """
+        path = self._path(name)
+        try:
+            infos = self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        except NotADirectoryError:
+            raise RunDirectoryError(f"{path}: is a file; give a folder") from None
         return sorted(info.base_name for info in infos)
 
     def remove(self, name: str) -> None:

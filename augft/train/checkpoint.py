@@ -77,7 +77,8 @@ class Checkpoints:
 
     def load(self, say: Callable[[str], None]) -> tuple[Progress, dict[str, Any]] | None:
         """The newest whole checkpoint, or None where there is none; `say` is told of damaged ones."""
-        names = sorted((name for name in self._storage.list(FOLDER) if _STEP.search(name)), reverse=True)
+        matches = [match for name in self._storage.list(FOLDER) if (match := _STEP.match(name))]
+        names = [match.string for match in sorted(matches, key=lambda match: int(match[1]), reverse=True)]
         for name in names:
             try:
                 meta = json.loads(self._storage.read(f"{FOLDER}/{name}/checkpoint.json"))
@@ -112,14 +113,14 @@ class Checkpoints:
     def _prune(self, newest: int) -> None:
         """Drop all but the newest `keep` checkpoints up to `newest`, whatever lies beyond it, and orphaned bests."""
         names = self._storage.list(FOLDER)
-        steps = sorted(int(match[1]) for name in names if (match := _STEP.search(name)))
+        steps = sorted(int(match[1]) for name in names if (match := _STEP.match(name)))
         # Steps beyond the newest are of a time that the run has gone back from.
         kept = [step for step in steps if step <= newest][-self._keep :]
         for step in set(steps) - set(kept):
             self._storage.remove(f"{FOLDER}/step-{step:08d}")
         referred = {self._best_step(step) for step in kept}
         for name in names:
-            match = _BEST.search(name)
+            match = _BEST.match(name)
             if match and int(match[1]) < newest and int(match[1]) not in referred:
                 self._storage.remove(f"{FOLDER}/{name}")
 
@@ -128,5 +129,5 @@ class Checkpoints:
             meta = json.loads(self._storage.read(f"{FOLDER}/step-{step:08d}/checkpoint.json"))
         except (StorageError, ValueError):
             return None
-        best: int | None = meta["best_step"]
+        best: int | None = meta.get("best_step")
         return best

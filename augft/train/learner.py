@@ -201,9 +201,9 @@ class Learner:
         if self._train.compile:
             self._called = torch.compile(self.model)  # type: ignore[assignment]
         if self._ranks.world_size > 1:
-            self._called = DistributedDataParallel(
-                self._called, device_ids=[self._ranks.device] if self._ranks.device.type == "cuda" else None
-            )
+            device_ids = [self._ranks.device] if self._ranks.device.type == "cuda" else None
+            # Running statistics are rank 0's, and are handed out before they are used (`judged`).
+            self._called = DistributedDataParallel(self._called, device_ids=device_ids, broadcast_buffers=False)
 
     @contextmanager
     def _gradients_cross_ranks(self, now: bool) -> Iterator[None]:
