@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show the resolved job, or the JSON schema of job files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+_USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
+_INTERRUPTED = 130
+
 JobFile = Annotated[
     str | None, typer.Argument(metavar="[JOB.yaml]", help="A job file; the quickstart job without one.")
 ]
@@ -34,7 +37,7 @@ Overrides = Annotated[
 def train(
     job: JobFile = None,
     overrides: Overrides = None,
-    run_dir: Annotated[str | None, typer.Option(help="Where the run lives; else <storage_path>/<name>.")] = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the run lives; else STORAGE_PATH/NAME of the job.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray and the workers print.")] = False,
@@ -156,13 +159,21 @@ def _root(
 def main() -> None:
     """Run the command line; errors of augft's own are one line on stderr and an exit code."""
     try:
-        app()
+        # Not standalone: else Typer answers to a wrong option with a box of its own, and to Ctrl-C with nothing.
+        code = app(prog_name="augft", standalone_mode=False)
     except AugftError as error:
         typer.echo(f"augft: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _USAGE_ERROR as error:
+        if message := " ".join(error.format_message().split()):  # empty after a help that nobody asked for
+            where = error.ctx.command_path if error.ctx else "augft"
+            typer.echo(f"augft: {message.rstrip('.')}; see {where} --help", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
         typer.echo("augft: interrupted; go on from the last checkpoint with --resume", err=True)
-        sys.exit(130)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import difflib
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from augft.errors import ConfigError
 
@@ -32,6 +32,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `true` would pass for the number 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("is no true or false")
+        return value
 
 
 class DataConfig(Section):
@@ -285,7 +294,7 @@ def load_job(path: str | Path | None = None, overrides: Iterable[str] = ()) -> J
 def load_job_text(text: str, where: str, overrides: Iterable[str] = ()) -> Job:
     """As `load_job`, of a job file's text; `where` is what messages call it."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -311,6 +320,18 @@ def quickstart_text() -> str:
 def job_schema() -> dict[str, Any]:
     """The JSON schema of the job file."""
     return Job.model_json_schema()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and a key given twice is an error: the first value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                mark = node.value[number][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"key {key} is given twice", mark)
+        return super().construct_mapping(node, deep)
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -34,7 +34,9 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line."""
-        (self._bar.console if self._bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+        (self._bar.console if self._bar else self.console).print(
+            text, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
 
     def count(self, what: str, done: int, total: int | None) -> None:
         """How far something is that counts: pictures packed."""
@@ -68,7 +70,7 @@ class Display:
                     transient=True,
                 )
                 self._bar.start()
-                self._task = self._bar.add_task(label, total=total, detail=detail)
+                self._task = self._bar.add_task(label, total=total or done, detail=detail)
             self._bar.update(self._task, completed=done, total=total or done, description=label, detail=detail)
         elif time.monotonic() - self._printed_at > QUIET_INTERVAL_S:
             self._printed_at = time.monotonic()

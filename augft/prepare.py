@@ -39,7 +39,7 @@ def prepare(job: Job, display: Display) -> Prepared:
         on_bad=job.data.on_bad,
         progress=lambda done, total: display.count("packing", done, total),
     )
-    dataset = open_packed(packed)
+    dataset = open_packed(packed.resolve())  # workers have other working directories
     samples = subset(dataset, job.data, job.seed)
     return Prepared(policy, dataset, samples, make_plan(job, len(samples.train_ids)))
 

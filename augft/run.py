@@ -80,6 +80,7 @@ def check_startable(uri: str, job: Job, resume: bool) -> None:
         RunDirectoryError: there is a run and it is not to be resumed, or one of another job, or other files.
     """
     storage = Storage(uri)
+    storage.check_possible()
     if not storage.exists(CONFIG):
         if storage.list():
             raise RunDirectoryError(f"{uri}: holds files that are no run; give another --run-dir or name")

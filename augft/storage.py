@@ -91,6 +91,20 @@ class Storage:
             raise RunDirectoryError(f"{path}: is a file; give a folder") from None
         return sorted(info.base_name for info in infos)
 
+    def check_possible(self) -> None:
+        """Whether the folder could be made.
+
+        Raises:
+            RunDirectoryError: a file is in the way, or this user may not write there.
+        """
+        if not self.local:
+            return
+        nearest = next(path for path in (Path(self._root), *Path(self._root).parents) if path.exists())
+        if not nearest.is_dir():
+            raise RunDirectoryError(f"{nearest}: is a file; give a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunDirectoryError(f"{nearest}: may not be written to; give another folder")
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
         path = self._path(name)

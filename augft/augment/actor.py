@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from augft.augment.apply import augment_batch
 from augft.augment.kernel import row_digests
 from augft.augment.policy import Policy
 from augft.data.packed import PackedSplit, open_packed
 from augft.data.plan import PADDING, IntArray, Items, Plan
-
-Columns = dict[str, npt.NDArray[Any]]
 
 
 class Augmenter:
@@ -41,42 +40,59 @@ class Augmenter:
     def _split(self) -> PackedSplit:
         return open_packed(self._packed).split(self._split_name)
 
-    def __call__(self, batch: Columns) -> Columns:
+    def __call__(self, batch: dict[str, IntArray]) -> pa.Table:
         """One unit.
 
         Args:
             batch: `position` int64 (M,), `PADDING` where there is no item.
 
         Returns:
-            `image` uint8 (M, H, W, 3), `label` int32, `epoch`, `sample_id` and `copy` int64, `digest` uint64, (M, …);
-            zeros at the padding.
+            A table of M rows: `image` fixed-shape tensor uint8 (H, W, 3), `label` int32, `epoch`, `sample_id` and
+            `copy` int64, `digest` uint64; zeros at the padding. A table, since Ray Data would look through all pixels
+            of an array for its type.
         """
         positions = batch["position"]
         real = np.flatnonzero(positions != PADDING)
         items = self._plan.items(positions[real])
         sample_ids = self._sample_ids[items.sample]
-        images, labels = self._split.gather(sample_ids)
-        copies = np.flatnonzero(items.augmented)
-        images[copies] = augment_batch(
-            images[copies],
-            self._policy,
-            seed=self._plan.seed,
-            epoch=items.epoch[copies],
-            sample_ids=sample_ids[copies],
-            copy=items.copy[copies],
-        )
-        digests = row_digests(images, _identity(positions[real], items, sample_ids, labels))
-        columns: Columns = {
+        originals, labels = self._split.gather(sample_ids)
+        images = self._augment(originals, items, sample_ids)
+        columns: dict[str, npt.NDArray[Any]] = {
             "image": images,
             "label": labels,
             "epoch": items.epoch,
             "sample_id": sample_ids,
             "copy": items.copy + items.augmented,
-            "digest": digests,
+            "digest": row_digests(images, _identity(positions[real], items, sample_ids, labels)),
         }
-        if len(real) == len(positions):
-            return columns
-        return {name: _pad(column, real, len(positions)) for name, column in columns.items()}
+        if len(real) < len(positions):
+            columns = {name: _pad(column, real, len(positions)) for name, column in columns.items()}
+        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(columns.pop("image"))
+        return pa.table({"image": tensor, **columns})
+
+    def _augment(self, originals: npt.NDArray[np.uint8], items: Items, sample_ids: IntArray) -> npt.NDArray[np.uint8]:
+        """The pictures of all items: originals as they are, copies augmented."""
+        if items.augmented.all():
+            return self._copies(originals, items, sample_ids, slice(None))
+        rows = np.flatnonzero(items.augmented)
+        originals[rows] = self._copies(originals, items, sample_ids, rows)
+        return originals
+
+    def _copies(
+        self,
+        originals: npt.NDArray[np.uint8],
+        items: Items,
+        sample_ids: IntArray,
+        rows: npt.NDArray[np.intp] | slice,
+    ) -> npt.NDArray[np.uint8]:
+        return augment_batch(
+            originals[rows],
+            self._policy,
+            seed=self._plan.seed,
+            epoch=items.epoch[rows],
+            sample_ids=sample_ids[rows],
+            copy=items.copy[rows],
+        )
 
 
 def _identity(

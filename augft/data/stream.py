@@ -28,12 +28,12 @@ from ray.data.block import BlockMetadata
 
 from augft.data.plan import IntArray, Plan
 
-MIN_UNIT_ROWS = 8_000
+MIN_UNIT_ROWS = 16_000
 MAX_UNIT_BYTES = 64 * 2**20
 MAX_UNITS = 4_000
 UNITS_AHEAD = 2
 """Units that a rank fetches before it needs them."""
-UNITS_IN_STORE = 4
+UNITS_IN_STORE = 3
 """Units a rank and actor that may wait in the object store."""
 REST_S = 0.05
 
@@ -153,6 +153,8 @@ def _split(
         object_store_memory=UNITS_IN_STORE * (world_size + pool.max_actors) * unit_bytes,
     )
     context.enable_progress_bars = False
+    # Looking up how much memory an actor uses, each second, takes a good part of that second.
+    context.memory_usage_poll_interval_s = None
     # A block is a unit: never cut, never merged with the next.
     context.target_max_block_size = None
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Rest]

@@ -29,6 +29,7 @@ from augft.storage import Storage
 from augft.train.loop import Assignment, train_loop
 from augft.train.placement import Placement, cluster_placement, local_placement
 from augft.train.session import ray_session
+from augft.train.trackers import check_trackers
 
 _POLL_S = 0.1
 _RAY_FOLDER = ".ray"
@@ -68,6 +69,7 @@ def train(
     if job.run.baseline is not None:
         jobs[f"{uri}-baseline"] = _baseline(job)
     local = local_placement(job.scale) if address is None else None
+    check_trackers(job.run.trackers)
     with display or Display() as shown:
         for where, each in jobs.items():
             check_startable(where, each, resume)
@@ -122,12 +124,11 @@ def _baseline(job: Job) -> Job:
 def _is_done(uri: str, job: Job) -> bool:
     """Whether the run is finished, and by the stop rules that the job has now."""
     run = Run(uri)
-    return run.is_finished and run.job.train.stop == job.train.stop
+    return run.is_finished and run.summary.get("stop_rules") == job.train.stop.model_dump()
 
 
 def _train(job: Job, prepared: Prepared, uri: str, placement: Placement, began_at: float, shown: Display) -> None:
     storage = Storage(uri)
-    reopen = storage.exists(CONFIG) and Run(uri).job.train.stop != job.train.stop
     _describe_run(uri, job, prepared, placement)
     listener = ray.remote(num_cpus=0)(_Listener).remote()
     assignment = Assignment(
@@ -138,7 +139,6 @@ def _train(job: Job, prepared: Prepared, uri: str, placement: Placement, began_a
         min_actors=placement.min_actors,
         max_actors=placement.max_actors,
         threads=placement.cpus_per_worker,
-        reopen=reopen,
         began_at=began_at,
         listener=listener,
     )

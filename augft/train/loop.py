@@ -50,8 +50,6 @@ class Assignment:
     min_actors: int
     max_actors: int
     threads: int
-    reopen: bool
-    """Whether a run that stopped goes on: its stop rules are others now."""
     began_at: float
     """When the person asked for it, in seconds since 1970."""
     listener: Any
@@ -96,7 +94,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         progress, tensors = found
         learner.load_state(tensors)
         progress.num_restarts += 1
-        if assignment.reopen:
+        if progress.stop_rules != stop.model_dump():
             progress.stop_reason = None
         tell(_said(f"goes on from step {cursor} of {plan.num_steps}"))
     elif cursor:
@@ -210,6 +208,8 @@ def _run(assignment: Assignment) -> dict[str, Any]:
                 if ended and progress.stop_reason is None:
                     progress.stop_reason = _reason_to_stop(job, progress)
 
+        if progress.stop_reason is not None:
+            progress.stop_rules = stop.model_dump()
         if (saving or progress.stop_reason is not None) and ranks.is_first:
             checkpoints.save(progress, learner.state())
     stream.close()
@@ -245,6 +245,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         "test_top1": test.top1 if test is not None else None,
         "test_num_samples": test.num_samples if test is not None else 0,
         "stop_reason": progress.stop_reason,
+        "stop_rules": progress.stop_rules,
         "steps": progress.cursor,
         "epochs": progress.epoch,
         "images_per_s": plan.items_before(progress.cursor) / progress.elapsed_s,
@@ -307,7 +308,7 @@ def _non_finite(batch: RankBatch, losses: torch.Tensor, ranks: Ranks) -> NonFini
     shown = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
     return NonFiniteLossError(
         f"the loss is not finite at step {batch.step} for {len(ids)} of its samples (sample ids {shown}); the update "
-        "was not applied: lower train.optimizer.lr, or look at these with `augft preview --sample-id`"
+        "was not applied: lower train.optimizer.lr, or look at these pictures"
     )
 
 

@@ -39,6 +39,8 @@ class Progress:
     """The longest wait for a single batch, the first after a start left out."""
     num_restarts: int = 0
     stop_reason: str | None = None
+    stop_rules: dict[str, Any] | None = None
+    """The rules that stopped it: with others, a resumed run goes on."""
 
     @property
     def data_stall_fraction(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,8 @@ _WORKERS_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
+_ANSWER_S = 5.0
+
 
 @contextmanager
 def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) -> Iterator[None]:
@@ -45,6 +48,8 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
     for name, value in {**_ENVIRONMENT, **_WORKERS_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
     _hush(verbose)
+    if address is not None:
+        _check_answers(address)
     options: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
@@ -71,6 +76,25 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Whether anything listens at an address: Ray itself would go on asking for many minutes, aloud.
+
+    Raises:
+        ResourceError: nothing does, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    advice = "start a cluster with `ray start --head`, or leave --address out"
+    if not colon or not port.isdecimal():
+        raise ResourceError(f"--address {address}: give auto, host:6379 or ray://host:10001; {advice}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ResourceError(f"--address {address}: {reason}; {advice}") from None
 
 
 def _hush(verbose: bool) -> None:

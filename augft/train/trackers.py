@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
 from augft.errors import ConfigError
 
 _NOT_METRICS = ("step", "epoch", "split")
+_PACKAGES = {
+    "tensorboard": ("tensorboardX", "tensorboardX"),
+    "mlflow": ("mlflow", "augft[mlflow]"),
+    "wandb": ("wandb", "augft[wandb]"),
+}
+"""Tracker → its package, and what pip calls it."""
 
 
 class Tracker(Protocol):
@@ -33,6 +39,16 @@ def open_trackers(names: list[str], run_uri: str, run_name: str, config: dict[st
     return [makers[name](run_uri, run_name, config, step) for name in names]
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Whether the packages of all trackers are here.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    for name in names:
+        _package(*_PACKAGES[name])
+
+
 def _scalars(line: dict[str, Any]) -> dict[str, float]:
     return {f"{line['split']}/{key}": value for key, value in line.items() if key not in _NOT_METRICS}
 
@@ -40,7 +56,7 @@ def _scalars(line: dict[str, Any]) -> dict[str, float]:
 class _TensorBoard:
     def __init__(self, run_uri: str, run_name: str, config: dict[str, Any], step: int) -> None:
         # What an earlier process wrote beyond the cursor is dropped by TensorBoard.
-        self._writer = _package("tensorboardX", "tensorboardX").SummaryWriter(f"{run_uri}/events", purge_step=step)
+        self._writer = _package(*_PACKAGES["tensorboard"]).SummaryWriter(f"{run_uri}/events", purge_step=step)
 
     def log(self, line: dict[str, Any]) -> None:
         for name, value in _scalars(line).items():
@@ -53,7 +69,7 @@ class _TensorBoard:
 
 class _MLflow:
     def __init__(self, run_uri: str, run_name: str, config: dict[str, Any], step: int) -> None:
-        self._mlflow = _package("mlflow", "augft[mlflow]")
+        self._mlflow = _package(*_PACKAGES["mlflow"])
         self._mlflow.start_run(run_name=run_name)
         self._mlflow.log_params({key: str(value)[:500] for key, value in _flat(config)})
 
@@ -66,7 +82,7 @@ class _MLflow:
 
 class _WandB:
     def __init__(self, run_uri: str, run_name: str, config: dict[str, Any], step: int) -> None:
-        self._run = _package("wandb", "augft[wandb]").init(project="augft", name=run_name, config=config)
+        self._run = _package(*_PACKAGES["wandb"]).init(project="augft", name=run_name, config=config)
 
     def log(self, line: dict[str, Any]) -> None:
         self._run.log({**_scalars(line), "global_step": line["step"]})

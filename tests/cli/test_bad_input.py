@@ -128,9 +128,15 @@ def test_a_job_file_that_is_missing_or_broken(fails: Callable, here: Path) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [("train", "--nonsense"), ("trian",), ("pack", "only-a-source"), ("pack", "a", "b", "--image-size", "big"), ("config", "sho")],
+    [
+        ("train", "--nonsense"),
+        ("trian",),
+        ("pack", "only-a-source"),
+        ("pack", "a", "b", "--image-size", "big"),
+        ("config", "sho"),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_a_command_that_there_is_not(augft: Callable, here: Path, arguments: tuple[str, ...]) -> None:
     typed = augft(*arguments)
     assert typed.code == 2

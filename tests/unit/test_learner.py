@@ -19,8 +19,8 @@ from augft.config import Job, load_job_text
 from augft.data.packed import PackedDataset, open_packed
 from augft.data.plan import Plan
 from augft.data.stream import RankBatch
-from augft.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from augft.prepare import make_plan
+from augft.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from augft.train.learner import Learner
 from augft.train.ranks import Ranks
 
@@ -102,9 +102,11 @@ def assert_equal_trees(left: Any, right: Any) -> None:
 # ---- gradients and updates -----------------------------------------------------------------------------------------
 
 
-def test_gradients_are_those_of_the_mean_loss(dataset: PackedDataset) -> None:
+@pytest.mark.parametrize("number", [0, 11])
+def test_gradients_are_those_of_the_mean_loss(dataset: PackedDataset, number: int) -> None:
+    """Also of the last step, which has fewer items."""
     trained = learner(dataset)
-    step = of(dataset, 0)
+    step = of(dataset, number)
     losses, correct = trained.backward(step)
     mean, std = torch.tensor(dataset.manifest.mean), torch.tensor(dataset.manifest.std)
     x = ((torch.from_numpy(step.images) / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -219,8 +221,9 @@ def test_mixing_does_not_depend_on_accumulation_by_whole_groups(dataset: PackedD
 
 
 @pytest.mark.parametrize(
-    ("freeze", "frozen"), [("backbone", ("conv1", "bn1", "layer1", "layer2", "layer3")), ("layer1", ("conv1", "bn1", "layer1"))]
-)  # fmt: skip
+    ("freeze", "frozen"),
+    [("backbone", ("conv1", "bn1", "layer1", "layer2", "layer3")), ("layer1", ("conv1", "bn1", "layer1"))],
+)
 def test_frozen_parts_stay(dataset: PackedDataset, freeze: str, frozen: tuple[str, ...]) -> None:
     overrides = (f"model.freeze={freeze}", "model.bn=auto", "train.optimizer.weight_decay=0.1", "train.ema_decay=0.5")
     trained = learner(dataset, *overrides)

@@ -76,7 +76,7 @@ def test_a_cluster_has_what_it_has() -> None:
 
 
 def test_what_does_not_fit_a_cluster_is_refused() -> None:
-    with pytest.raises(ResourceError, match="4 workers x 1 CPUs and 1 .* actors need 5 CPUs, the cluster has 4"):
+    with pytest.raises(ResourceError, match=r"4 workers x 1 CPUs and 1 .* actors need 5 CPUs, the cluster has 4"):
         cluster_placement(scale(num_workers=4), {"CPU": 4.0})
     with pytest.raises(ResourceError, match="need 9 CPUs, the cluster has 8"):
         cluster_placement(scale(num_workers=2, cpus_per_worker=4), {"CPU": 8.0})

@@ -38,7 +38,7 @@ def commands(first_word: str) -> list[list[str]]:
     """Command lines of the README that begin with a word: in sh blocks, and in backquotes."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL))
-    return [shlex.split(line, comments=True) for line in lines if line.split(" ")[0] == first_word]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(f"{first_word} ")]
 
 
 def parse(words: list[str]) -> dict[str, Any]:
