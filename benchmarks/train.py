@@ -23,6 +23,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +35,13 @@ from torchvision import transforms
 
 from augft.config import Job, load_job_text
 from augft.model import build_model
+from augft.run import Run
 from augft.train.launch import train
 from augft.train.precision import fast_bf16
+
+NUM_WARM_EPOCHS = 2
+STEPS_AN_EPOCH = 16
+NUM_WARM_STEPS = 5
 
 JOB = """
 name: benchmark
@@ -92,7 +98,8 @@ def synthetic(arguments: argparse.Namespace) -> float:
     """Images a second on one batch that lies ready."""
     plain = Plain(arguments.model)
     images, labels = torch.randn(arguments.batch, 3, 32, 32), torch.randint(0, 10, (arguments.batch,))
-    plain.step(images, labels)
+    for _ in range(NUM_WARM_STEPS):
+        plain.step(images, labels)
     begin = time.perf_counter()
     for _ in range(arguments.steps):
         plain.step(images, labels)
@@ -104,7 +111,8 @@ def document(arguments: argparse.Namespace) -> float:
     plain = Plain(arguments.model)
     loader = DataLoader(Pictures(50_000), batch_size=arguments.batch, shuffle=True, num_workers=1, drop_last=True)
     batches = iter(loader)
-    plain.step(*next(batches))
+    for _ in range(NUM_WARM_STEPS):
+        plain.step(*next(batches))
     begin = time.perf_counter()
     for _ in range(arguments.steps):
         plain.step(*next(batches))
@@ -112,15 +120,30 @@ def document(arguments: argparse.Namespace) -> float:
 
 
 def job(arguments: argparse.Namespace, packed: Path) -> Job:
-    text = JOB.format(packed=packed, model=arguments.model, batch=arguments.batch, steps=arguments.steps + 1)
+    text = JOB.format(
+        packed=packed,
+        model=arguments.model,
+        batch=arguments.batch,
+        steps=arguments.steps + NUM_WARM_EPOCHS * STEPS_AN_EPOCH,
+    )
     return load_job_text(text, "benchmark")
+
+
+def _steady(run: Run) -> float:
+    """Images a second after the first epochs: until then libraries choose their algorithms and buffers fill."""
+    lines = [line for line in run.metrics if line["split"] == "train"][NUM_WARM_EPOCHS:]
+    return float(sum(line["num_samples"] for line in lines) / sum(_seconds(line) for line in lines))
+
+
+def _seconds(line: dict[str, Any]) -> float:
+    return float(line["num_samples"] / line["images_per_s"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=60, help="a round's")
+    parser.add_argument("--steps", type=int, default=96, help="a round's")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -128,10 +151,11 @@ def main() -> None:
     stalls, waits, starts = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         # Small epochs, so that their borders are met.
-        packed = random_pictures(Path(folder), 16 * arguments.batch)
+        packed = random_pictures(Path(folder), STEPS_AN_EPOCH * arguments.batch)
         for number in range(arguments.rounds):
-            summary = train(job(arguments, packed), run_dir=f"{folder}/run{number}").summary
-            figures["augft"].append(summary["images_per_s"])
+            run = train(job(arguments, packed), run_dir=f"{folder}/run{number}")
+            summary = run.summary
+            figures["augft"].append(_steady(run))
             stalls.append(summary["data_stall_fraction"])
             waits.append(summary["longest_wait_s"] * summary["images_per_s"] / arguments.batch)
             starts.append(summary["first_step_s"])

@@ -41,17 +41,24 @@ class Augmenter:
         return open_packed(self._packed).split(self._split_name)
 
     def __call__(self, batch: dict[str, IntArray]) -> pa.Table:
+        """`columns` of `batch["position"]` as a table; the pictures as a fixed-shape tensor column.
+
+        A table, since Ray Data would look through all pixels of an array for its type.
+        """
+        columns = self.columns(batch["position"])
+        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(columns.pop("image"))
+        return pa.table({"image": tensor, **columns})
+
+    def columns(self, positions: IntArray) -> dict[str, npt.NDArray[Any]]:
         """One unit.
 
         Args:
-            batch: `position` int64 (M,), `PADDING` where there is no item.
+            positions: int64 (M,), `PADDING` where there is no item.
 
         Returns:
-            A table of M rows: `image` fixed-shape tensor uint8 (H, W, 3), `label` int32, `epoch`, `sample_id` and
-            `copy` int64, `digest` uint64; zeros at the padding. A table, since Ray Data would look through all pixels
-            of an array for its type.
+            `image` uint8 (M, H, W, 3), `label` int32, `epoch`, `sample_id` and `copy` int64, `digest` uint64, (M, …);
+            zeros at the padding. `copy` is 0 for an original, c + 1 for copy c.
         """
-        positions = batch["position"]
         real = np.flatnonzero(positions != PADDING)
         items = self._plan.items(positions[real])
         sample_ids = self._sample_ids[items.sample]
@@ -65,10 +72,9 @@ class Augmenter:
             "copy": items.copy + items.augmented,
             "digest": row_digests(images, _identity(positions[real], items, sample_ids, labels)),
         }
-        if len(real) < len(positions):
-            columns = {name: _pad(column, real, len(positions)) for name, column in columns.items()}
-        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(columns.pop("image"))
-        return pa.table({"image": tensor, **columns})
+        if len(real) == len(positions):
+            return columns
+        return {name: _pad(column, real, len(positions)) for name, column in columns.items()}
 
     def _augment(self, originals: npt.NDArray[np.uint8], items: Items, sample_ids: IntArray) -> npt.NDArray[np.uint8]:
         """The pictures of all items: originals as they are, copies augmented."""

@@ -194,6 +194,7 @@ def _fit(assignment: Assignment, placement: Placement, shown: Display) -> dict[s
             failure_config=FailureConfig(max_failures=job.run.max_failures),
         ),
     )
+    shown.say("starting the training workers")
     fitting = _Fitting(trainer)
     while fitting.is_alive():
         fitting.join(_POLL_S)

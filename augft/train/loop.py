@@ -133,6 +133,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         world_size=ranks.world_size,
         broadcast=broadcast_from_rank_zero,
     )
+    tell(_said("starting the augmentation actors"))
     sums = EpochSums(progress, ranks)
     clock = Clock(progress, plan.items_before(cursor))
     told_at, first_step_s = 0.0, None

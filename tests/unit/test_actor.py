@@ -25,7 +25,7 @@ def augmenter(digits: Path, plan: Plan = PLAN, policy: Policy = POLICY) -> Augme
 
 def test_pictures_are_those_of_the_plan(digits: Path) -> None:
     positions = np.arange(90, 130)  # across the border of an epoch
-    found = augmenter(digits)({"position": positions})
+    found = augmenter(digits).columns(positions)
     items = PLAN.items(positions)
     assert set(items.epoch.tolist()) == {0, 1}
     ids = SAMPLE_IDS[items.sample]
@@ -54,21 +54,21 @@ def test_pictures_are_those_of_the_plan(digits: Path) -> None:
 
 def test_any_instance_any_batch(digits: Path) -> None:
     positions = np.random.default_rng(0).permutation(PLAN.num_items)[:60]
-    whole = augmenter(digits)({"position": positions})
+    whole = augmenter(digits).columns(positions)
     elsewhere = pickle.loads(pickle.dumps(augmenter(digits)))
-    parts = [elsewhere({"position": part}) for part in np.array_split(positions, 7)]
+    parts = [elsewhere.columns(part) for part in np.array_split(positions, 7)]
     for name, column in whole.items():
         assert np.array_equal(np.concatenate([part[name] for part in parts]), column), name
     # Others' random state changes nothing.
     np.random.seed(3)  # noqa: NPY002
-    for name, column in augmenter(digits)({"position": positions}).items():
+    for name, column in augmenter(digits).columns(positions).items():
         assert np.array_equal(column, whole[name])
 
 
 def test_padding_is_zeros_and_changes_nothing_else(digits: Path) -> None:
     real = np.array([3, 4, 9])
     padded = np.array([PADDING, 3, 4, PADDING, 9, PADDING])
-    found, alone = (augmenter(digits)({"position": positions}) for positions in (padded, real))
+    found, alone = (augmenter(digits).columns(positions) for positions in (padded, real))
     for name, column in found.items():
         assert len(column) == 6
         assert np.array_equal(column[[1, 2, 4]], alone[name])
@@ -77,16 +77,16 @@ def test_padding_is_zeros_and_changes_nothing_else(digits: Path) -> None:
 
 
 def test_padding_alone(digits: Path) -> None:
-    found = augmenter(digits)({"position": np.full(4, PADDING)})
+    found = augmenter(digits).columns(np.full(4, PADDING))
     assert found["image"].shape == (4, 8, 8, 3)
     assert not any(column.any() for column in found.values())
 
 
 def test_no_originals_and_no_copies(digits: Path) -> None:
     copies = Plan(len(SAMPLE_IDS), 7, 1, 16)
-    assert (augmenter(digits, copies)({"position": np.arange(20)})["copy"] == 1).all()
+    assert (augmenter(digits, copies).columns(np.arange(20))["copy"] == 1).all()
     originals = Plan(len(SAMPLE_IDS), 7, 1, 16, copies=0, keep_original=True)
-    found = augmenter(digits, originals)({"position": np.arange(20)})
+    found = augmenter(digits, originals).columns(np.arange(20))
     assert (found["copy"] == 0).all()
     images, _ = open_packed(digits).split("train").gather(found["sample_id"])
     assert np.array_equal(found["image"], images)
@@ -94,17 +94,17 @@ def test_no_originals_and_no_copies(digits: Path) -> None:
 
 def test_the_digest_tells_pixels_places_and_labels(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     positions = np.arange(30)
-    digest = augmenter(digits)({"position": positions})["digest"]
+    digest = augmenter(digits).columns(positions)["digest"]
     assert len(set(digest.tolist())) == 30
-    assert np.array_equal(digest, augmenter(digits)({"position": positions})["digest"])
+    assert np.array_equal(digest, augmenter(digits).columns(positions)["digest"])
     # Another policy changes the copies' digests alone.
-    other = augmenter(digits, policy=Policy.from_config("none"))({"position": positions})["digest"]
+    other = augmenter(digits, policy=Policy.from_config("none")).columns(positions)["digest"]
     augmented = PLAN.items(positions).augmented
     assert np.array_equal(other != digest, augmented)
     # The same original in another epoch stands elsewhere: same pixels, another digest.
     items = PLAN.items(np.arange(PLAN.num_items))
     places = np.flatnonzero((items.sample == 0) & ~items.augmented)
     assert len(places) == 3
-    found = augmenter(digits)({"position": places})
+    found = augmenter(digits).columns(places)
     assert (found["image"] == found["image"][0]).all()
     assert len(set(found["digest"].tolist())) == 3

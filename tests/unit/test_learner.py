@@ -55,7 +55,7 @@ def learner(dataset: PackedDataset, *overrides: str) -> Learner:
 def batch(dataset: PackedDataset, plan: Plan, step: int) -> RankBatch:
     """What the stream gives to the only rank."""
     actor = Augmenter(str(dataset.path), "train", np.arange(NUM_SAMPLES), plan, Policy.from_config("digits"))
-    columns = actor({"position": np.arange(*plan.share(step, 0, 1))})
+    columns = actor.columns(np.arange(*plan.share(step, 0, 1)))
     return RankBatch(
         step, columns["image"], columns["label"], columns["epoch"], columns["sample_id"], columns["copy"],
         int(np.add.reduce(columns["digest"])),
