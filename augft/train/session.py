@@ -20,7 +20,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _WORKERS_ENVIRONMENT = {
-    # Start-up: look often, and do without what is not used here (docs/decisions.md has the measurements).
+    # Start-up: look often, and do without what is not used here (docs/decisions.md, 12).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",

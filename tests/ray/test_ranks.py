@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import ray.train
 import ray.train.torch
 import torch
+from ray import cloudpickle
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -23,6 +25,9 @@ from augft.data.plan import Plan
 from augft.data.stream import RankBatch
 from augft.train.learner import Learner
 from augft.train.ranks import Ranks
+
+# Workers do not find test modules by name.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
