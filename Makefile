@@ -42,6 +42,8 @@ check: $(INSTALLED)
 
 bench: $(BENCHED)
 	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/precision.py
 
 clean:
