@@ -122,7 +122,7 @@ def comparison(
         ("wall time", "wall_s", duration),
     ):
         table.add_row(name, form(run.get(key)), form(baseline.get(key)), "")
-    table.caption = "One seed each: an example, not proof; `augft compare` is for proof."
+    table.caption = "One seed each: an example; proof takes several seeds of each."
     return table
 
 

@@ -47,7 +47,7 @@ class Versus:
         else:
             chance = "That is more than chance in which pictures were tested, and says nothing of other seeds"
         subject = f"Test top1 of {self.labels[0]} against {self.labels[1]}"
-        return f"{subject}: {text.points(middle)} ({interval}). {chance}. One seed each: this is an example, not proof;"
+        return f"{subject}: {text.points(middle)} ({interval}). {chance}. One seed each: this is an example, not proof."
 
 
 def _labels(run: Record, baseline: Record) -> tuple[str, str]:

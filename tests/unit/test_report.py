@@ -327,7 +327,7 @@ def test_the_baseline_comes_first_and_is_no_proof(run: Path, packed: Path) -> No
     assert page.text.index("Against the baseline") < page.text.index("Key figures")
     assert re.search(r"policy digits against policy none: \+\d+\.\d points", page.text)
     assert "more than chance in which pictures were tested, and says nothing of other seeds" in page.text
-    assert "One seed each: this is an example, not proof; augft compare is for proof." in page.text
+    assert "One seed each: this is an example, not proof. Proof takes several seeds of each." in page.text
     assert re.search(r"augment\.policy ?digits ?none", page.text)
     assert len(page.all("svg")) == 6
 
