@@ -49,7 +49,7 @@ data: {{source: {packed}, val_fraction: 0}}
 augment: {{policy: basic}}
 model: {{name: {model}, weights: none}}
 train: {{epochs: 1000, global_batch_size: {batch}, optimizer: {{lr: 0.01}}, stop: {{steps: {steps}}}}}
-run: {{trackers: []}}
+run: {{trackers: [], checkpoint_every_steps: 100}}
 """
 
 

@@ -33,7 +33,7 @@ MAX_UNIT_BYTES = 64 * 2**20
 MAX_UNITS = 4_000
 UNITS_AHEAD = 2
 """Units that a rank fetches before it needs them."""
-UNITS_IN_STORE = 3
+UNITS_IN_STORE = 6
 """Units a rank and actor that may wait in the object store."""
 REST_S = 0.05
 

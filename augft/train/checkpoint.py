@@ -43,7 +43,7 @@ class Checkpoints:
         self._storage = storage
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._under_way: dict[str, Future[None]] = {}
 
     def save(self, progress: Progress, tensors: dict[str, Any]) -> None:
         """Write a checkpoint in the background; one at a time, and an error of one is raised by the next call.
@@ -52,28 +52,42 @@ class Checkpoints:
             progress: copied before this returns.
             tensors: state dicts; copied before this returns.
         """
-        self.wait()
+        self._finish("state")
         buffer = io.BytesIO()
         torch.save({"progress": asdict(progress), "tensors": tensors}, buffer)
-        self._pending = self._writer.submit(self._write, progress.cursor, progress.best_step, buffer.getvalue())
+        self._under_way["state"] = self._writer.submit(
+            self._write, progress.cursor, progress.best_step, buffer.getvalue()
+        )
 
     def save_best(self, step: int, weights: bytes) -> None:
-        """Keep the weights of a step; `weights` is the content of a safetensors file."""
-        self._storage.write(f"{FOLDER}/best-{step:08d}.safetensors", weights)
+        """Keep the weights of a step, in the background, before any checkpoint saved after this; errors as `save`.
+
+        Args:
+            step: of the weights.
+            weights: the content of a safetensors file.
+        """
+        self._finish("best")
+        name = f"{FOLDER}/best-{step:08d}.safetensors"
+        self._under_way["best"] = self._writer.submit(self._storage.write, name, weights)
 
     def best(self, step: int) -> bytes:
         """The weights that `save_best` kept for a step."""
+        self._finish("best")
         return self._storage.read(f"{FOLDER}/best-{step:08d}.safetensors")
 
     def wait(self) -> None:
-        """Until the last checkpoint is on storage.
+        """Until all is on storage.
 
         Raises:
             StorageError: it could not be written.
         """
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+        self._finish("best")
+        self._finish("state")
+
+    def _finish(self, kind: str) -> None:
+        """Wait for a write that is under way; its error is raised here, once."""
+        if kind in self._under_way:
+            self._under_way.pop(kind).result()
 
     def load(self, say: Callable[[str], None]) -> tuple[Progress, dict[str, Any]] | None:
         """The newest whole checkpoint, or None where there is none; `say` is told of damaged ones."""
