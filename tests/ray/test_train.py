@@ -105,7 +105,7 @@ def test_a_driver_killed_in_mid_epoch_is_gone_on_with(undisturbed: Run, tmp_path
     run_dir = tmp_path / "killed"
     command = [sys.executable, "-m", "augft.cli", "train", str(job_file), "--run-dir", str(run_dir)]
     # A Ray of its own, that dies with it.
-    env = {**os.environ, "AUGFT_RAY_TEMP_DIR": os.environ["AUGFT_RAY_TEMP_DIR"] + "k"}
+    env = {**os.environ, "AUGFT_RAY_TEMP_DIR": os.environ["AUGFT_RAY_TEMP_DIR"] + "/k"}
     with subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE) as driver:
         # Steps 10 and 15 lie within epochs of 4.4 steps.
         _wait_for(run_dir / "checkpoints" / "step-00000010" / "checkpoint.json", driver)
