@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from augft.config import ScaleConfig
 from augft.errors import ResourceError
@@ -89,8 +88,3 @@ def _local_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def describe(placement: Placement, scale: ScaleConfig) -> dict[str, Any]:
-    """As plain data, for environment.json."""
-    return {"num_workers": scale.num_workers, **vars(placement)}
