@@ -1,7 +1,7 @@
 """A local run against plain PyTorch: what Ray, the stream and the bookkeeping cost.
 
-    python benchmarks/train.py                     # ResNet-18, 32 px, batches of 256, about five minutes on two cores
-    python benchmarks/train.py --model resnet20 --rounds 5
+    python benchmarks/train.py                     # ResNet-18, 32 px, batches of 256, about four minutes on two cores
+    python benchmarks/train.py --model resnet20 --turns 20
 
 Three ways to train the same model, with the same precision, memory format, optimizer and threads:
 
@@ -9,9 +9,11 @@ Three ways to train the same model, with the same precision, memory format, opti
     synthetic    plain PyTorch on one batch that lies ready in memory: no data, no augmentation, the ceiling
     document     the seed document's loop: torchvision transforms on each picture, a DataLoader with one worker
 
-Each round runs all three, one after the other; figures are medians of the rounds. Steps alone are timed, start-up and
-validation are not. For augft the share of the time spent waiting for pictures, the longest single wait against a step
-(several epochs' borders lie in a round), and the time from the command to the first finished step are printed too.
+They take turns of a few seconds within one run: while another's turn is on, all processes of Ray are stopped
+(SIGSTOP), so a slow minute of the machine falls on all three alike. Figures are steps over the time of the turns;
+start-up and validation are not in them. For augft the share of the time spent waiting for pictures, the longest single
+wait against a step (several epochs' borders lie in a run), and the time from the command to the first finished step
+are printed too, of an undisturbed run that comes first.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
+import signal
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torchvision
 from PIL import Image
@@ -33,22 +39,23 @@ from stream import random_pictures
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from augft.config import Job, load_job_text
+from augft.config import load_job_text
+from augft.display import Display
 from augft.model import build_model
 from augft.run import Run
 from augft.train.launch import train
 from augft.train.precision import fast_bf16
+from augft.train.session import ray_session
 
-NUM_WARM_EPOCHS = 2
+NUM_WARM_STEPS = 32
 STEPS_AN_EPOCH = 16
-NUM_WARM_STEPS = 5
 
 JOB = """
 name: benchmark
 data: {{source: {packed}, val_fraction: 0}}
 augment: {{policy: basic}}
 model: {{name: {model}, weights: none}}
-train: {{epochs: 1000, global_batch_size: {batch}, optimizer: {{lr: 0.01}}, stop: {{steps: {steps}}}}}
+train: {{epochs: 1000, global_batch_size: {batch}, optimizer: {{lr: 0.01}}, stop: {stop}}}
 run: {{trackers: [], checkpoint_every_steps: 100}}
 """
 
@@ -94,83 +101,120 @@ class Plain:
         self._optimizer.step()
 
 
-def synthetic(arguments: argparse.Namespace) -> float:
-    """Images a second on one batch that lies ready."""
+def synthetic(arguments: argparse.Namespace) -> Iterator[None]:
+    """A step on one batch that lies ready, again and again."""
     plain = Plain(arguments.model)
     images, labels = torch.randn(arguments.batch, 3, 32, 32), torch.randint(0, 10, (arguments.batch,))
-    for _ in range(NUM_WARM_STEPS):
-        plain.step(images, labels)
-    begin = time.perf_counter()
-    for _ in range(arguments.steps):
-        plain.step(images, labels)
-    return arguments.steps * arguments.batch / (time.perf_counter() - begin)
+    while True:
+        yield plain.step(images, labels)
 
 
-def document(arguments: argparse.Namespace) -> float:
-    """Images a second of the seed document's loop."""
+def document(arguments: argparse.Namespace) -> Iterator[None]:
+    """The steps of the seed document's loop."""
     plain = Plain(arguments.model)
     loader = DataLoader(Pictures(50_000), batch_size=arguments.batch, shuffle=True, num_workers=1, drop_last=True)
-    batches = iter(loader)
-    for _ in range(NUM_WARM_STEPS):
-        plain.step(*next(batches))
-    begin = time.perf_counter()
-    for _ in range(arguments.steps):
-        plain.step(*next(batches))
-    return arguments.steps * arguments.batch / (time.perf_counter() - begin)
+    while True:
+        for images, labels in loader:
+            yield plain.step(images, labels)
 
 
-def job(arguments: argparse.Namespace, packed: Path) -> Job:
-    text = JOB.format(
-        packed=packed,
-        model=arguments.model,
-        batch=arguments.batch,
-        steps=arguments.steps + NUM_WARM_EPOCHS * STEPS_AN_EPOCH,
-    )
-    return load_job_text(text, "benchmark")
+class Steps(Display):
+    """Counts the steps of a run that goes on elsewhere."""
+
+    num_steps = 0
+
+    def handle(self, event: dict[str, Any]) -> None:
+        self.num_steps = max(self.num_steps, event.get("step", 0))
 
 
-def _steady(run: Run) -> float:
-    """Images a second after the first epochs: until then libraries choose their algorithms and buffers fill."""
-    lines = [line for line in run.metrics if line["split"] == "train"][NUM_WARM_EPOCHS:]
-    return float(sum(line["num_samples"] for line in lines) / sum(_seconds(line) for line in lines))
+class Augft:
+    """A run of augft that goes on in the background, and rests when it is told to."""
+
+    def __init__(self, arguments: argparse.Namespace, packed: Path, run_dir: str) -> None:
+        self._steps = Steps()
+        run_s = 30 + 3.1 * (arguments.turns + 1) * arguments.seconds  # of three that take turns, and one to warm up
+        job = load_job_text(JOB.format(packed=packed, stop=f"{{time_s: {run_s}}}", **vars(arguments)), "benchmark")
+        self._run = threading.Thread(
+            target=train, args=(job,), kwargs={"run_dir": run_dir, "display": self._steps}, daemon=True
+        )
+        self._run.start()
+        while self._steps.num_steps < NUM_WARM_STEPS:
+            time.sleep(0.1)
+        self._processes = psutil.Process().children(recursive=True)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Within the block no process of it runs."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+        yield
+        for process in self._processes:
+            process.send_signal(signal.SIGCONT)
+
+    def turn(self, seconds: float) -> int:
+        """Let it run; how many steps it did. What is seen too late counts in the next turn."""
+        before = self._steps.num_steps
+        time.sleep(seconds)
+        return self._steps.num_steps - before
+
+    def finish(self) -> None:
+        """Until the run is over: a little after the last turn."""
+        self._run.join()
 
 
-def _seconds(line: dict[str, Any]) -> float:
-    return float(line["num_samples"] / line["images_per_s"])
+def take_turns(arguments: argparse.Namespace, augft: Augft) -> dict[str, float]:
+    """Images a second of each contender."""
+    loops = {"synthetic": synthetic(arguments), "document": document(arguments)}
+    steps = dict.fromkeys(["augft", *loops], 0)
+    spent = dict.fromkeys(steps, 0.0)
+    for number in range(arguments.turns + 1):
+        if number == 1:  # the first turns warm up
+            steps, spent = dict.fromkeys(steps, 0), dict.fromkeys(steps, 0.0)
+        begin = time.perf_counter()
+        steps["augft"] += augft.turn(arguments.seconds)
+        spent["augft"] += time.perf_counter() - begin
+        with augft.resting():
+            for name, loop in loops.items():
+                begin = time.perf_counter()
+                while time.perf_counter() < begin + arguments.seconds:
+                    next(loop)
+                    steps[name] += 1
+                spent[name] += time.perf_counter() - begin
+    return {name: steps[name] * arguments.batch / spent[name] for name in steps}
+
+
+def undisturbed(arguments: argparse.Namespace, packed: Path, run_dir: str) -> Run:
+    """A short run of short epochs, so that their borders are met."""
+    stop = f"{{steps: {8 * STEPS_AN_EPOCH}}}"
+    return train(load_job_text(JOB.format(packed=packed, stop=stop, **vars(arguments)), "benchmark"), run_dir=run_dir)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=96, help="a round's")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=10, help="of each contender")
+    parser.add_argument("--seconds", type=float, default=5.0, help="a turn's")
     arguments = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    figures: dict[str, list[float]] = {"augft": [], "synthetic": [], "document": []}
-    stalls, waits, starts = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        # Small epochs, so that their borders are met.
-        packed = random_pictures(Path(folder), STEPS_AN_EPOCH * arguments.batch)
-        for number in range(arguments.rounds):
-            run = train(job(arguments, packed), run_dir=f"{folder}/run{number}")
-            summary = run.summary
-            figures["augft"].append(_steady(run))
-            stalls.append(summary["data_stall_fraction"])
-            waits.append(summary["longest_wait_s"] * summary["images_per_s"] / arguments.batch)
-            starts.append(summary["first_step_s"])
-            figures["synthetic"].append(synthetic(arguments))
-            figures["document"].append(document(arguments))
+        short = random_pictures(Path(folder, "short"), STEPS_AN_EPOCH * arguments.batch)
+        summary = undisturbed(arguments, short, f"{folder}/undisturbed").summary
+        packed = random_pictures(Path(folder, "long"), 50_000)
+        with ray_session(None, num_cpus=4):
+            augft = Augft(arguments, packed, f"{folder}/turns")
+            rates = take_turns(arguments, augft)
+            augft.finish()
     print(
-        f"{arguments.model}, 32 px, {arguments.batch} a step, {arguments.rounds} rounds of {arguments.steps} steps, "
+        f"{arguments.model}, 32 px, {arguments.batch} a step, {arguments.turns} turns of {arguments.seconds:g} s each, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, torchvision {torchvision.__version__}, "
         f"{platform.machine()}"
     )
-    for name, rates in figures.items():
-        ratio = statistics.median(a / r for a, r in zip(figures["augft"], rates, strict=True))
-        print(f"{name:<10} {statistics.median(rates):>8,.0f} images/s   augft is {ratio:.2f} of it")
-    print(f"data stall {statistics.median(stalls):.2%} of the steps' time; longest wait {max(waits):.2f} steps")
-    print(f"first step finished {statistics.median(starts):.1f} s after the command")
+    for name, rate in rates.items():
+        print(f"{name:<10} {rate:>8,.0f} images/s   augft is {rates['augft'] / rate:.2f} of it")
+    wait = summary["longest_wait_s"] * summary["images_per_s"] / arguments.batch
+    print(f"data stall {summary['data_stall_fraction']:.2%} of the steps' time; longest wait {wait:.2f} steps")
+    print(f"first step finished {summary['first_step_s']:.1f} s after the command")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augft.augment.apply import augment_batch
+from augft.augment.apply import draw_parameters, render_parts
+from augft.augment.drawn import Drawn
 from augft.augment.kernel import row_digests
 from augft.augment.policy import Policy
 from augft.data.packed import PackedSplit, open_packed
@@ -62,43 +63,40 @@ class Augmenter:
         real = np.flatnonzero(positions != PADDING)
         items = self._plan.items(positions[real])
         sample_ids = self._sample_ids[items.sample]
-        originals, labels = self._split.gather(sample_ids)
-        images = self._augment(originals, items, sample_ids)
+        labels = self._split.labels[sample_ids]
+        identity = _identity(positions[real], items, sample_ids, labels)
+        images = np.empty((len(real), *self._split.image_shape), np.uint8)
+        digests = np.empty(len(real), np.uint64)
+        for part in render_parts(
+            lambda first, end: self._split.gather(sample_ids[first:end])[0],
+            self._policy,
+            self._drawn(items, sample_ids),
+            images,
+        ):
+            digests[part] = row_digests(images[part], identity[part])
         columns: dict[str, npt.NDArray[Any]] = {
             "image": images,
             "label": labels,
             "epoch": items.epoch,
             "sample_id": sample_ids,
             "copy": items.copy + items.augmented,
-            "digest": row_digests(images, _identity(positions[real], items, sample_ids, labels)),
+            "digest": digests,
         }
         if len(real) == len(positions):
             return columns
         return {name: _pad(column, real, len(positions)) for name, column in columns.items()}
 
-    def _augment(self, originals: npt.NDArray[np.uint8], items: Items, sample_ids: IntArray) -> npt.NDArray[np.uint8]:
-        """The pictures of all items: originals as they are, copies augmented."""
-        if items.augmented.all():
-            return self._copies(originals, items, sample_ids, slice(None))
-        rows = np.flatnonzero(items.augmented)
-        originals[rows] = self._copies(originals, items, sample_ids, rows)
-        return originals
-
-    def _copies(
-        self,
-        originals: npt.NDArray[np.uint8],
-        items: Items,
-        sample_ids: IntArray,
-        rows: npt.NDArray[np.intp] | slice,
-    ) -> npt.NDArray[np.uint8]:
-        return augment_batch(
-            originals[rows],
+    def _drawn(self, items: Items, sample_ids: IntArray) -> Drawn:
+        """What happens to each item: nothing to originals."""
+        copies = np.flatnonzero(items.augmented)
+        drawn = draw_parameters(
             self._policy,
             seed=self._plan.seed,
-            epoch=items.epoch[rows],
-            sample_ids=sample_ids[rows],
-            copy=items.copy[rows],
+            epoch=items.epoch[copies],
+            sample_ids=sample_ids[copies],
+            copy=items.copy[copies],
         )
+        return drawn if len(copies) == len(sample_ids) else drawn.spread(copies, len(sample_ids))
 
 
 def _identity(

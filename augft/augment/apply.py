@@ -2,34 +2,31 @@
 
 Drawing is apart from pixels: `draw_parameters` says what each sample gets, `render` makes it, and
 `augment_batch` is the one after the other. So what training saw can be listed, told in words and made again.
+
+Pixels are made a few pictures at a time, so that a picture stays in the processor's cache from its sampling to the last
+op on it: `render_parts` hands them out as they are ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from augft.augment import draw
+from augft.augment.automatic import AugMix, AutoOp
 from augft.augment.draw import Float64Array, IntArray
-from augft.augment.ops import GeometryOp, Op, Size, compose, identity
-from augft.augment.policy import Policy
+from augft.augment.drawn import Drawn, DrawnOp, Draws, draw_op
+from augft.augment.ops import ColourOp, Elastic, FinishOp, GeometryOp, LinearOp, Size, compose, identity
+from augft.augment.ops.colour import Kind, compose_linear
+from augft.augment.ops.maps import projective
+from augft.augment.policy import Fill, Policy
 from augft.errors import PolicyError
 
 UInt8Array = npt.NDArray[np.uint8]
 
-
-@dataclass(frozen=True)
-class DrawnOp:
-    """What one op does to each sample of a batch."""
-
-    op: Op
-    applied: npt.NDArray[np.bool_]
-    """(N,): whether the sample gets the op."""
-    values: Float64Array
-    """(num_values, N): the drawn parameters in physical units; without effect where not applied."""
+PART_BYTES = 2**19
+"""Bytes of the pictures that are made at a time; they fit into a core's second cache."""
 
 
 def augment_batch(
@@ -77,54 +74,226 @@ def draw_parameters(
     epoch: int | IntArray,
     sample_ids: IntArray | Sequence[int],
     copy: int | IntArray = 0,
-) -> tuple[DrawnOp, ...]:
-    """What each sample gets of each op of the policy, in the policy's order. Arguments as in `augment_batch`.
-
-    The first number of an op's stream decides `p`, the following are its parameters.
-    """
-    from augft.augment import kernel  # not at the top: it loads the compiler
-
+) -> Drawn:
+    """What each sample gets of each op of the policy, in the policy's order. Arguments as in `augment_batch`."""
     ids = np.asarray(sample_ids, np.int64)
     for name, numbers in (("epoch", epoch), ("copy", copy)):
         if np.shape(numbers) not in ((), ids.shape):
             raise ValueError(f"{name} must be one number or {ids.shape}, found {np.shape(numbers)}")
-    counter = draw.counter(epoch, ids, copy)
-    drawn = []
-    for op, stream in zip(policy.ops, policy.streams, strict=True):
-        uniforms = kernel.uniform(draw.stream_key(seed, stream), counter, 1 + op.num_values)
-        drawn.append(DrawnOp(op, uniforms[0] < op.p, op.values(uniforms[1:])))
-    return tuple(drawn)
+    draws = Draws.of_batch(seed, epoch, ids, copy)
+    if not policy.changes:
+        return _draw(policy, draws, len(ids))
+    epochs = np.broadcast_to(epoch, ids.shape)
+    parts = [_draw(policy.at(int(e)), draws.part(np.flatnonzero(epochs == e)), len(ids)) for e in np.unique(epochs)]
+    return _join(parts, len(ids))
 
 
-def render(images_u8: UInt8Array, policy: Policy, drawn: Sequence[DrawnOp]) -> UInt8Array:
+def _draw(policy: Policy, draws: Draws, num: int) -> Drawn:
+    drawn: list[DrawnOp] = []
+    for op, stream in zip(policy.plain_ops, policy.streams, strict=True):
+        if isinstance(op, AugMix):
+            return Drawn(num, tuple(drawn), *op.mix(stream, draws, num))
+        if isinstance(op, AutoOp):
+            chosen = np.flatnonzero(draws.uniform(stream, 1)[0] < op.p) if op.p < 1 else None
+            drawn += op.choose(stream, draws if chosen is None else draws.part(chosen))
+        else:
+            drawn.append(draw_op(op, stream, draws))
+    return Drawn(num, tuple(drawn))
+
+
+def _join(parts: Sequence[Drawn], num: int) -> Drawn:
+    """Draws of disjoint samples of a batch as one."""
+    ops = tuple(op for part in parts for op in part.ops)
+    num_chains = max((len(part.chains) for part in parts), default=0)
+    if not num_chains:
+        return Drawn(num, ops)
+    weights = np.zeros((1 + num_chains, num))
+    weights[0] = 1
+    chains: list[tuple[DrawnOp, ...]] = [()] * num_chains
+    for part in parts:
+        if part.weights is not None:
+            weights[0] -= 1 - part.weights[0]
+            weights[1 : len(part.weights)] += part.weights[1:]
+            for number, chain in enumerate(part.chains):
+                chains[number] += chain
+    return Drawn(num, ops, tuple(chains), weights)
+
+
+def render(images_u8: UInt8Array, policy: Policy, drawn: Drawn) -> UInt8Array:
     """The pictures that drawn parameters make: uint8 (N, H, W, 3) → uint8 (N, H, W, 3).
 
     Of the policy only sampling and fill are used here.
+
+    Raises:
+        PolicyError: the policy moves pixels further than the kernel can follow.
     """
-    from augft.augment import kernel
-
     images = np.ascontiguousarray(images_u8)
-    if not any(op.applied.any() for op in drawn):
-        return images.copy()
-    inverse = inverse_maps(drawn, Size(images.shape[1], images.shape[2]))
-    try:
-        return kernel.warp(images, inverse, fill=policy.fill, bilinear=policy.sampling == "bilinear")
-    except ValueError as error:
-        raise PolicyError(
-            f"policy {policy.name!r} on pictures of {images.shape[2]}×{images.shape[1]}: {error}"
-        ) from error
+    out = np.empty_like(images)
+    for _ in render_parts(lambda first, end: images[first:end], policy, drawn, out):
+        pass
+    return out
 
 
-def inverse_maps(drawn: Sequence[DrawnOp], size: Size) -> Float64Array:
-    """All geometry of each sample as one map, float64 (6, N), as `GeometryOp.inverse`; one op at least."""
-    unmoved = identity(len(drawn[0].applied))
-    total = unmoved
-    for one in drawn:
-        if isinstance(one.op, GeometryOp):
-            total = compose(total, np.where(one.applied, one.op.inverse(one.values, size), unmoved))
+def render_parts(
+    fetch: Callable[[int, int], UInt8Array], policy: Policy, drawn: Drawn, out: UInt8Array
+) -> Iterator[slice]:
+    """As `render`, into `out` and a part at a time.
+
+    Args:
+        fetch: gives the pictures from the first up to, not including, the second: uint8 (M, H, W, 3), C-contiguous.
+        policy: its sampling and fill.
+        drawn: what happens.
+        out: uint8 (N, H, W, 3), C-contiguous.
+
+    Yields:
+        Which pictures of `out` are finished, part by part.
+    """
+    size = Size(out.shape[1], out.shape[2])
+    plans = [_Composed(drawn.ops, drawn.num, size)]
+    plans += [_Composed((*drawn.ops, *chain), drawn.num, size) for chain in drawn.chains]
+    step = max(1, PART_BYTES // max(1, out[:1].size))
+    for first in range(0, drawn.num, step):
+        part = slice(first, min(first + step, drawn.num))
+        images = fetch(part.start, part.stop)
+        plans[0].render(images, part, policy, out[part])
+        if drawn.weights is not None:
+            _mix(images, part, policy, plans[1:], drawn.weights[:, part], out[part])
+        yield part
+
+
+def _mix(
+    images: UInt8Array, part: slice, policy: Policy, chains: list[_Composed], weights: Float64Array, out: UInt8Array
+) -> None:
+    """AugMix: blend the chains' pictures into those that are there."""
+    fixed = np.rint(weights * 2.0**16).astype(np.int64)
+    fixed[0] += 2**16 - fixed.sum(0)
+    total = out * fixed[0].astype(np.uint32)[:, None, None, None]
+    scratch = np.empty_like(out)
+    for chain, weight in zip(chains, fixed[1:], strict=True):
+        chain.render(images, part, policy, scratch)
+        total += scratch * weight.astype(np.uint32)[:, None, None, None]
+    out[:] = (total + np.uint32(2**15)) >> np.uint32(16)
+
+
+class _Composed:
+    """Drawn ops as what is done to pixels: one map, one run of colour steps, and what cannot be composed."""
+
+    def __init__(self, ops: Sequence[DrawnOp], num: int, size: Size) -> None:
+        self.maps = inverse_maps(ops, num, size)
+        self._elastic = next((one for one in ops if isinstance(one.op, Elastic)), None)
+        self._size = size
+        self._colours = colour_steps(ops, num)
+        finish = [(one.op, one) for one in ops if isinstance(one.op, FinishOp) and len(one.rows)]
+        self._finish = sorted(finish, key=lambda pair: pair[0].covers)  # stable: the policy's order otherwise
+
+    def render(self, images: UInt8Array, part: slice, policy: Policy, out: UInt8Array) -> None:
+        """Make the pictures `part` of the batch from `images` into `out`, uint8 (M, H, W, 3) both."""
+        from augft.augment import kernel  # not at the top: it loads the compiler
+        from augft.augment.recolour import recolour
+
+        if self.maps is None and self._elastic is None:
+            out[:] = images
+        else:
+            maps = identity(len(out)) if self.maps is None else self.maps[:, part]
+            displacement = None
+            if self._elastic is not None:
+                here = _within(self._elastic.rows, part)
+                assert isinstance(self._elastic.op, Elastic)
+                lattice = self._elastic.op.lattice(self._elastic.values[:, here], self._size)
+                displacement = kernel.Displacement(self._elastic.rows[here] - part.start, lattice)
+            try:
+                kernel.warp(
+                    images,
+                    maps,
+                    fill=policy.fill,
+                    bilinear=policy.sampling == "bilinear",
+                    displacement=displacement,
+                    out=out,
+                )
+            except ValueError as error:
+                raise PolicyError(
+                    f"policy {policy.name!r} on pictures of {out.shape[2]}×{out.shape[1]}: {error}"
+                ) from error
+        rows, kinds, arguments = self._colours
+        here = _within(rows, part)
+        if here.stop > here.start:
+            recolour(out, rows[here] - part.start, kinds[here], arguments[here])
+        for op, one in self._finish:
+            here = _within(one.rows, part)
+            if here.stop > here.start:
+                at = one.rows[here] - part.start
+                keys = one.keys[here] if len(one.keys) else one.keys
+                op.apply(out, at, one.values[:, here], fill_colours(out, at, policy.fill), keys)
+
+
+def _within(rows: IntArray, part: slice) -> slice:
+    """Where in ascending `rows` those of a part of the batch stand."""
+    first, end = np.searchsorted(rows, (part.start, part.stop))
+    return slice(int(first), int(end))
+
+
+def fill_colours(images: UInt8Array, rows: IntArray, fill: Fill) -> UInt8Array:
+    """What covers parts of some pictures, uint8 (K, 3): the fill, or each picture's average where it is no colour."""
+    if not isinstance(fill, str):
+        return np.broadcast_to(np.array(fill, np.uint8), (len(rows), 3))
+    pixels = images.shape[1] * images.shape[2]
+    sums = images[rows].sum((1, 2), dtype=np.int64)
+    averages: UInt8Array = ((sums + pixels // 2) // max(1, pixels)).astype(np.uint8)
+    return averages
+
+
+def inverse_maps(ops: Sequence[DrawnOp], num: int, size: Size) -> Float64Array | None:
+    """All geometry of each sample as one map of `ops/maps.py`, float64 (6, N) or (9, N); None where there is none."""
+    total: Float64Array | None = None
+    for one in ops:
+        if not isinstance(one.op, GeometryOp) or not len(one.rows):
+            continue
+        inverse = one.op.inverse(one.values, size)
+        if len(one.rows) == num:
+            total = inverse if total is None else compose(total, inverse)
+            continue
+        if total is None:
+            total = identity(num)
+        if len(inverse) == 9:
+            total = projective(total)
+        total[:, one.rows] = compose(total[:, one.rows], inverse)
     return total
 
 
-def describe(drawn: Sequence[DrawnOp], index: int) -> list[str]:
-    """What the sample at `index` of the batch gets, an entry an op: ["flip ↔", "rotate +7.3°"]."""
-    return [one.op.label(one.values[:, index]) for one in drawn if one.applied[index]]
+def colour_steps(ops: Sequence[DrawnOp], num: int) -> tuple[IntArray, UInt8Array, Float64Array]:
+    """All colour of each sample as a run of steps: linear ops that follow each other are composed to one.
+
+    Returns:
+        int64 (K,), the samples that have any; their kinds uint8 (K, S) and arguments float64 (K, S, 21), as
+        `recolour.recolour` takes them.
+    """
+    colours = [one for one in ops if isinstance(one.op, ColourOp) and len(one.rows)]
+    if not colours:
+        return np.empty(0, np.int64), np.empty((0, 0), np.uint8), np.empty((0, 0, 21))
+    rows = np.unique(np.concatenate([one.rows for one in colours]))
+    place = np.zeros(num, np.int64)
+    place[rows] = np.arange(len(rows))
+    length = np.zeros(len(rows), np.int64)
+    kinds = np.zeros((len(colours), len(rows)), np.uint8)
+    arguments = np.zeros((len(colours), 21, len(rows)))
+    for one in colours:
+        assert isinstance(one.op, ColourOp)
+        at = place[one.rows]
+        argument = one.op.argument(one.values)
+        if isinstance(one.op, LinearOp):
+            last = np.maximum(length[at] - 1, 0)
+            joins = kinds[last, at] == Kind.LINEAR
+            if joins.any():
+                step, where = last[joins], at[joins]
+                arguments[step, :, where] = compose_linear(argument[:, joins], arguments[step, :, where].T).T
+                at, argument = at[~joins], argument[:, ~joins]
+        step = length[at]
+        kinds[step, at] = one.op.kind
+        arguments[step, : len(argument), at] = argument.T
+        length[at] += 1
+    most = int(length.max())
+    return (
+        rows,
+        np.ascontiguousarray(kinds[:most].T),
+        np.ascontiguousarray(np.moveaxis(arguments[:most], 2, 0)),
+    )

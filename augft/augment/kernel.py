@@ -18,10 +18,15 @@ stay in the L1 cache, since compilers vectorise each stage but not the loop that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 from numba import types
 from numpy import int32 as i32
+from numpy import int64 as i64
 from numpy import uint8 as u8
 from numpy import uint32 as u32
 from numpy import uint64 as u64
@@ -37,13 +42,16 @@ from augft.augment.draw import (
     UInt64Array,
 )
 
-__all__ = ["row_digests", "uniform", "warp"]
+__all__ = ["Displacement", "row_digests", "uniform", "warp", "warp_each"]
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
 
 # Sources and positions are limited by 16.16 fixed point in 32 bits.
 MAX_POSITION = 32_000
+MAX_SAMPLES = 15
+"""Of an output pixel on either axis; 15 × 15 sums of octets fit into 16 bits."""
 
 _RUN_PIXELS = 1024
 _BORDER = 2  # bilinear reads one pixel beyond a position clamped to one pixel outside
@@ -169,22 +177,200 @@ def _blend(upper: UInt32Array, lower: UInt32Array, fractions: UInt32Array, pixel
         pixels[i] = blended
 
 
+@part
+def _add(pixels: UInt32Array, odd: UInt32Array, even: UInt32Array) -> None:
+    """Add pixels to sums: of red and blue in `even`, 16 bits each, and of green in `odd`."""
+    for i in range(len(pixels)):
+        even[i] += pixels[i] & u32(0x00FF00FF)
+        odd[i] += (pixels[i] >> u32(8)) & u32(0xFF)
+
+
+@part
+def _average(odd: UInt32Array, even: UInt32Array, reciprocal: u32, pixels: UInt32Array) -> None:
+    """Sums to averages, rounded: `reciprocal` is that of their number, in 2^-16."""
+    half, low = u32(1 << 15), u32(0xFFFF)
+    for i in range(len(pixels)):
+        red = u32((even[i] & low) * reciprocal + half) >> u32(16)
+        green = u32(odd[i] * reciprocal + half) >> u32(16)
+        blue = u32((even[i] >> u32(16)) * reciprocal + half) >> u32(16)
+        pixels[i] = red | (green << u32(8)) | (blue << u32(16))
+
+
+@part
+def _general_positions(
+    us: Int64Array,
+    vs: Int64Array,
+    first_row: i64,
+    out_width: i64,
+    m: Int64Array,
+    lattice: i64,
+    lattices: Int32Array,
+    across: Int64Array,
+    down: Int64Array,
+    weights_x: Int64Array,
+    weights_y: Int64Array,
+) -> None:
+    """Positions under displacement and projective maps, 2^-16 pixels, pixel by pixel.
+
+    Numerators are held in 2^-40 and the denominator in 2^-24. Where the latter is not positive, behind the horizon, a
+    position is far outside.
+    """
+    a, b, c, d, e, f = m[0] >> i64(8), m[1] >> i64(8), m[2] >> i64(8), m[3] >> i64(8), m[4] >> i64(8), m[5] >> i64(8)
+    g, h, w = m[6], m[7], m[8]
+    far = i64(MAX_POSITION) << i64(16)
+    side = lattices.shape[3]
+    for k in range(len(us)):
+        row, column = first_row + k // out_width, k % out_width
+        x, y = column << i64(16), row << i64(16)
+        if lattice >= 0:
+            if column == 0:
+                # The lattice's columns at this row: what is left is a spline along it.
+                cell = weights_y[row, 0]
+                for j in range(side):
+                    total_x, total_y = i64(0), i64(0)
+                    for i in range(4):
+                        weight = weights_y[row, 1 + i]
+                        total_x += weight * i64(lattices[lattice, 0, cell + i, j])
+                        total_y += weight * i64(lattices[lattice, 1, cell + i, j])
+                    across[j], down[j] = total_x >> i64(12), total_y >> i64(12)
+            cell = weights_x[column, 0]
+            total_x, total_y = i64(2048), i64(2048)
+            for i in range(4):
+                weight = weights_x[column, 1 + i]
+                total_x += weight * across[cell + i]
+                total_y += weight * down[cell + i]
+            x += total_x >> i64(12)
+            y += total_y >> i64(12)
+        u = a * x + b * y + (c << i64(16))
+        v = d * x + e * y + (f << i64(16))
+        if g == 0 and h == 0:
+            u, v = (u + i64(1 << 23)) >> i64(24), (v + i64(1 << 23)) >> i64(24)
+        else:
+            divisor = ((g >> i64(8)) * x + (h >> i64(8)) * y + ((w >> i64(8)) << i64(16))) >> i64(16)
+            if divisor < i64(1 << 10):
+                u, v = -far, -far
+            else:
+                u, v = u // divisor, v // divisor
+        us[k] = min(max(u, -far), far)
+        vs[k] = min(max(v, -far), far)
+
+
+@part
+def _place(
+    us: Int64Array,
+    vs: Int64Array,
+    offset: i64,
+    width: i64,
+    height: i64,
+    blend: bool,
+    index: UInt32Array,
+    fractions: UInt32Array,
+) -> None:
+    """Positions to places in the plane, held to its border, and to weights."""
+    stride, low = width + i64(2 * _BORDER), i64(0) if blend else i64(1)
+    for i in range(len(us)):
+        u, v = us[i] + offset, vs[i] + offset
+        fractions[i] = u32((u >> i64(5)) & i64(2047)) | (u32((v >> i64(5)) & i64(2047)) << u32(16))
+        u = min(max(u >> i64(16), low), width + i64(2))
+        v = min(max(v >> i64(16), low), height + i64(2))
+        index[i] = u32(v * stride + u)
+
+
+# -- borders ---------------------------------------------------------------------------------------
+
+
+@part
+def _border_of_colour(plane: UInt32Array, height: int, width: int, colour: u32) -> None:
+    stride = width + 2 * _BORDER
+    for y in range(_BORDER):
+        for x in range(stride):
+            plane[y * stride + x] = colour
+            plane[(height + _BORDER + y) * stride + x] = colour
+    for y in range(_BORDER, height + _BORDER):
+        for x in range(_BORDER):
+            plane[y * stride + x] = colour
+            plane[y * stride + width + _BORDER + x] = colour
+
+
+@part
+def _border_of_edges(plane: UInt32Array, height: int, width: int) -> None:
+    """The outermost pixels once more, as often as the border is wide."""
+    stride = width + 2 * _BORDER
+    for y in range(_BORDER, height + _BORDER):
+        for x in range(_BORDER):
+            plane[y * stride + x] = plane[y * stride + _BORDER]
+            plane[y * stride + width + _BORDER + x] = plane[y * stride + width + _BORDER - 1]
+    for y in range(_BORDER):
+        for x in range(stride):
+            plane[y * stride + x] = plane[_BORDER * stride + x]
+            plane[(height + _BORDER + y) * stride + x] = plane[(height + _BORDER - 1) * stride + x]
+
+
+@part
+def _mean_colour(octets: UInt8Array) -> u32:
+    red, green, blue, num = u64(0), u64(0), u64(0), u64(len(octets) // 3)
+    for i in range(len(octets) // 3):
+        red += u64(octets[3 * i])
+        green += u64(octets[3 * i + 1])
+        blue += u64(octets[3 * i + 2])
+    half = num // u64(2)
+    return u32((red + half) // num | ((green + half) // num << u64(8)) | ((blue + half) // num << u64(16)))
+
+
+@part
+def _reflect(position: i64, size: i64) -> i64:
+    """A position in 2^-16 pixels, mirrored about the middle of the first and the last pixel until it is inside."""
+    period = (size - i64(1)) << i64(17)
+    if period == 0:
+        return i64(0)
+    position = position % period
+    return min(position, period - position)
+
+
+@part
+def _stays_inside(m: Int64Array, height: i64, width: i64, out_height: i64, out_width: i64) -> bool:
+    """Whether the whole output, to its pixels' outer edges, comes from inside the source: it never meets the fill."""
+    half, tolerance = i64(1) << i64(31), i64(1) << i64(12)
+    for corner in range(4):
+        x = i64(out_width << 1) - i64(1) if corner & 1 else i64(-1)
+        y = i64(out_height << 1) - i64(1) if corner & 2 else i64(-1)
+        u = (m[0] * x + m[1] * y) // i64(2) + m[2]
+        v = (m[3] * x + m[4] * y) // i64(2) + m[5]
+        if min(u, v) < -half - tolerance:
+            return False
+        if u > (width << i64(32)) - half + tolerance or v > (height << i64(32)) - half + tolerance:
+            return False
+    return True
+
+
 # -- batches ---------------------------------------------------------------------------------------
 
+_COLOUR, _MEAN, _EDGE, _REFLECT = 0, 1, 2, 3
+_MODES = {"mean": _MEAN, "edge": _EDGE, "reflect": _REFLECT}
 
-_OCTETS, _WORDS = array(types.uint8, 2, readonly=True), array(types.uint32, 2, readonly=True)
-_OUT, _MAPS, _SIDE = array(types.uint8, 2), array(types.int64, 2, readonly=True), types.int64
+_OCTETS, _WORDS = array(types.uint8, 1, readonly=True), array(types.uint32, 1, readonly=True)
+_OUT, _LONGS, _SIDE = array(types.uint8, 2), array(types.int64, 2, readonly=True), types.int64
 
 
-@compiled(types.void(_OCTETS, _WORDS, _SIDE, _SIDE, _MAPS, types.uint32, types.boolean, _SIDE, _SIDE, _OUT))
+@compiled(
+    types.void(
+        _OCTETS, _WORDS, _LONGS, _LONGS, _LONGS, types.uint32, _SIDE, types.boolean, _LONGS,
+        array(types.int32, 4, readonly=True), _LONGS, _LONGS, _SIDE, _SIDE, _OUT,
+    )
+)  # fmt: skip
 def _warp(
     octets: UInt8Array,
     words: UInt32Array,
-    height: int,
-    width: int,
-    inverse: npt.NDArray[np.int64],
+    places: Int64Array,
+    maps: Int64Array,
+    samples: Int64Array,
     fill: u32,
+    mode: int,
     bilinear: bool,
+    displaced: Int64Array,
+    lattices: Int32Array,
+    weights_x: Int64Array,
+    weights_y: Int64Array,
     out_height: int,
     out_width: int,
     out: UInt8Array,
@@ -194,57 +380,130 @@ def _warp(
     xs, ys = np.empty(run, np.int32), np.empty(run, np.int32)
     for i in range(run):
         xs[i], ys[i] = i % out_width, i // out_width
-    stride = width + 2 * _BORDER
-    plane = np.full((height + 2 * _BORDER) * stride, fill, np.uint32)
-    source = np.empty(height * width, np.uint32)
+    room, most = 0, 0
+    for item in range(len(places)):
+        room = max(room, (places[item, 1] + 2 * _BORDER) * (places[item, 2] + 2 * _BORDER))
+        most = max(most, places[item, 1] * places[item, 2])
+    plane, source = np.empty(room, np.uint32), np.empty(most, np.uint32)
     index, fractions = np.empty(run, np.uint32), np.empty(run, np.uint32)
     upper, lower, pixels = np.empty(run, np.uint64), np.empty(run, np.uint64), np.empty(run, np.uint32)
+    odd, even = np.empty(run, np.uint32), np.empty(run, np.uint32)
     upper_halves, lower_halves = upper.view(np.uint32), lower.view(np.uint32)
+    us, vs = np.empty(run, np.int64), np.empty(run, np.int64)
+    across, down = np.empty(lattices.shape[3], np.int64), np.empty(lattices.shape[3], np.int64)
     step = np.empty(4, np.int32)
+    # What the border of the plane is, so that it is laid only where it changes.
+    laid_height, laid_width, laid_colour = i64(-1), i64(-1), i64(-1)
 
-    for item in range(len(octets)):
-        if words.shape[1] > 0:
-            _pack_words(words[item], source)
+    for item in range(len(places)):
+        start, height, width = places[item, 0], places[item, 1], places[item, 2]
+        stride = width + 2 * _BORDER
+        num_pixels = height * width
+        picture = octets[start : start + 3 * num_pixels]
+        if len(words) > 0:
+            _pack_words(words[start // 4 : (start + 3 * num_pixels) // 4], source[:num_pixels])
         else:
-            _pack_bytes(octets[item], source)
+            _pack_bytes(picture, source[:num_pixels])
         _lay_out(source, plane, height, width)
-        a, b, c, d, e, f = inverse[item]
+        m = maps[item]
+        a, b, c, d, e, f = m[0], m[1], m[2], m[3], m[4], m[5]
+        general = mode == _REFLECT or displaced[item, 0] >= 0 or m[6] != 0 or m[7] != 0
         # Flips and whole-pixel shifts have no fraction anywhere: nearest gives the same pixels sooner.
-        blend = bilinear and (a | b | c | d | e | f) & 0xFFFFFFFF != 0
+        whole = (a | b | c | d | e | f) & 0xFFFFFFFF == 0
+        blend = bilinear and (general or not whole)
+        inside = blend and not general and _stays_inside(m, height, width, i64(out_height), i64(out_width))
+        if inside or mode in (_EDGE, _REFLECT):
+            _border_of_edges(plane, height, width)
+            laid_height = i64(-1)
+        else:
+            colour = _mean_colour(picture) if mode == _MEAN else fill
+            if laid_height != height or laid_width != width or laid_colour != i64(colour):
+                _border_of_colour(plane, height, width, colour)
+                laid_height, laid_width, laid_colour = i64(height), i64(width), i64(colour)
         offset = (_BORDER << 16) + (16 if blend else 32768)  # half a weight, or half a pixel
         step[0], step[1] = (a + 32768) >> 16, (b + 32768) >> 16
         step[2], step[3] = (d + 32768) >> 16, (e + 32768) >> 16
+        num_x, num_y = (samples[item, 0], samples[item, 1]) if blend and not general else (1, 1)
         for y in range(0, out_height, rows):
             n = min(rows, out_height - y) * out_width
-            u0 = i32(((b * y + c + 32768) >> 16) + offset)
-            v0 = i32(((e * y + f + 32768) >> 16) + offset)
-            if blend:
-                _bilinear_positions(index[:n], fractions[:n], xs, ys, u0, v0, step, i32(width), i32(height))
-                _gather_pairs(plane, index[:n], u64(stride), upper, lower)
-                _blend(upper_halves, lower_halves, fractions, pixels[:n])
+            if general:
+                _general_positions(
+                    us[:n], vs[:n], i64(y), i64(out_width), m, displaced[item, 0], lattices, across, down,
+                    weights_x, weights_y,
+                )  # fmt: skip
+                if mode == _REFLECT:
+                    for i in range(n):
+                        us[i], vs[i] = _reflect(us[i], i64(width)), _reflect(vs[i], i64(height))
+                _place(us[:n], vs[:n], i64(offset), i64(width), i64(height), blend, index, fractions)
+                if blend:
+                    _gather_pairs(plane, index[:n], u64(stride), upper, lower)
+                    _blend(upper_halves, lower_halves, fractions, pixels[:n])
+                else:
+                    _gather(plane, index, pixels[:n])
+            elif num_x * num_y > 1:
+                odd[:n], even[:n] = u32(0), u32(0)
+                for j in range(num_y):
+                    for i in range(num_x):
+                        # Sub-samples lie evenly over the output pixel's own square.
+                        right = a * (2 * i + 1 - num_x) // (2 * num_x) + b * (2 * j + 1 - num_y) // (2 * num_y)
+                        below = d * (2 * i + 1 - num_x) // (2 * num_x) + e * (2 * j + 1 - num_y) // (2 * num_y)
+                        u0 = i32(((b * y + c + right + 32768) >> 16) + offset)
+                        v0 = i32(((e * y + f + below + 32768) >> 16) + offset)
+                        _bilinear_positions(index[:n], fractions[:n], xs, ys, u0, v0, step, i32(width), i32(height))
+                        _gather_pairs(plane, index[:n], u64(stride), upper, lower)
+                        _blend(upper_halves, lower_halves, fractions, pixels[:n])
+                        _add(pixels[:n], odd, even)
+                _average(odd, even, u32((65536 + num_x * num_y // 2) // (num_x * num_y)), pixels[:n])
             else:
-                _nearest_positions(index[:n], xs, ys, u0, v0, step, i32(width), i32(height))
-                _gather(plane, index, pixels[:n])
+                u0 = i32(((b * y + c + 32768) >> 16) + offset)
+                v0 = i32(((e * y + f + 32768) >> 16) + offset)
+                if blend:
+                    _bilinear_positions(index[:n], fractions[:n], xs, ys, u0, v0, step, i32(width), i32(height))
+                    _gather_pairs(plane, index[:n], u64(stride), upper, lower)
+                    _blend(upper_halves, lower_halves, fractions, pixels[:n])
+                else:
+                    _nearest_positions(index[:n], xs, ys, u0, v0, step, i32(width), i32(height))
+                    _gather(plane, index, pixels[:n])
             _unpack(pixels[:n], out[item, 3 * y * out_width : 3 * (y * out_width + n)])
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Smooth displacements of some output pictures: lattices of control points for uniform cubic B-splines.
+
+    Args:
+        rows: int64 (K,), which pictures of the batch.
+        lattices: float64 (2, side, side, K), across and down, in pixels.
+    """
+
+    rows: Int64Array
+    lattices: Float64Array
 
 
 def warp(
     images_NHWC: UInt8Array,
-    inverse_6N: Float64Array,
+    inverse: Float64Array,
     *,
-    fill: tuple[int, int, int] = (0, 0, 0),
+    fill: tuple[int, int, int] | str = (0, 0, 0),
     bilinear: bool = False,
     out_size: tuple[int, int] | None = None,
+    displacement: Displacement | None = None,
+    out: UInt8Array | None = None,
 ) -> UInt8Array:
-    """Sample each picture once, through its own affine map.
+    """Sample each picture once, through its own map.
+
+    Where a map shrinks by more than half a pixel, bilinear sampling averages several samples spread over the output
+    pixel, so that nothing aliases.
 
     Args:
         images_NHWC: uint8 (N, H, W, 3), C-contiguous; may be read-only.
-        inverse_6N: float64 (6, N), rows a b c d e f of u = a·x + b·y + c, v = d·x + e·y + f, from output
-            pixel centres to source pixel centres, in pixels.
-        fill: RGB of everything outside the source, 0 to 255.
+        inverse: maps of `ops/maps.py` from output pixel centres to source pixel centres, float64 (6, N) or (9, N).
+        fill: what lies outside the source: an RGB colour, or `mean` (each picture's own average), `edge` (the nearest
+            pixel), `reflect` (the picture mirrored, the edge not repeated).
         bilinear: blend four neighbours, the fill among them, instead of taking the nearest pixel.
         out_size: (height, width) of the output; that of the source by default.
+        displacement: of the output pixels, before the maps.
+        out: uint8 (N, height, width, 3), C-contiguous, to write to.
 
     Returns:
         uint8 (N, height, width, 3).
@@ -253,24 +512,125 @@ def warp(
         ValueError: a picture, or a position that a map leads to, is more than 32,000 pixels from the origin.
     """
     num, height, width, _ = images_NHWC.shape
-    out_height, out_width = out_size or (height, width)
-    a, b, c, d, e, f = np.abs(inverse_6N)
+    places = np.empty((num, 3), np.int64)
+    places[:, 0] = np.arange(num) * (height * width * 3)
+    places[:, 1], places[:, 2] = height, width
+    return _warp_places(
+        images_NHWC.reshape(-1), places, inverse, fill, bilinear, out_size or (height, width), displacement, out
+    )
+
+
+def warp_each(
+    pictures: Sequence[UInt8Array],
+    inverse: Float64Array,
+    out_size: tuple[int, int],
+    *,
+    fill: tuple[int, int, int] | str = (0, 0, 0),
+    bilinear: bool = False,
+    displacement: Displacement | None = None,
+) -> UInt8Array:
+    """As `warp`, of pictures that each have a size of their own.
+
+    Args:
+        pictures: N of uint8 (H, W, 3).
+        inverse: maps from the output, of `out_size`, to each picture.
+        out_size: (height, width) of all that comes out.
+        fill, bilinear, displacement: as in `warp`.
+
+    Returns:
+        uint8 (N, height, width, 3).
+
+    Raises:
+        ValueError: as `warp`; or a picture is empty.
+    """
+    sizes = np.array([picture.shape[:2] for picture in pictures], np.int64).reshape(-1, 2)
+    if (sizes == 0).any():
+        raise ValueError("a picture of no pixels cannot be sampled")
+    bytes_each = 3 * sizes[:, 0] * sizes[:, 1]
+    starts = np.cumsum(bytes_each) - bytes_each
+    octets = np.concatenate(
+        [np.ascontiguousarray(picture).reshape(-1) for picture in pictures] or [np.empty(0, np.uint8)]
+    )
+    places = np.concatenate([starts[:, None], sizes], axis=1)
+    return _warp_places(octets, places, inverse, fill, bilinear, out_size, displacement, None)
+
+
+def _warp_places(
+    octets: UInt8Array,
+    places: Int64Array,
+    inverse: Float64Array,
+    fill: tuple[int, int, int] | str,
+    bilinear: bool,
+    out_size: tuple[int, int],
+    displacement: Displacement | None,
+    out: UInt8Array | None,
+) -> UInt8Array:
+    num, (out_height, out_width) = len(places), out_size
+    _check_reach(inverse, places, out_size)
+    if out is None:
+        out = np.empty((num, out_height, out_width, 3), np.uint8)
+    if out.size == 0 or octets.size == 0:
+        out[:] = (0, 0, 0) if isinstance(fill, str) else fill
+        return out
+    in_words = (
+        octets.ctypes.data % 4 == 0 and not (places[:, 0] % 4).any() and not (np.prod(places[:, 1:], 1) % 4).any()
+    )
+    words = octets.view(np.uint32) if in_words else np.empty(0, np.uint32)
+    maps = np.zeros((num, 9), np.int64)
+    maps[:, : len(inverse)] = np.rint(inverse * 2.0**32).astype(np.int64).T
+    if len(inverse) == 6:
+        maps[:, 8] = 1 << 32
+    # A picture whose map shrinks is sampled more than once a pixel.
+    samples = np.ones((num, 2), np.int64)
+    if bilinear:
+        a, b, _, d, e, _ = inverse[:6]
+        samples[:, 0] = np.rint(np.sqrt(a * a + d * d))
+        samples[:, 1] = np.rint(np.sqrt(b * b + e * e))
+        np.clip(samples, 1, MAX_SAMPLES, out=samples)
+    displaced = np.full((num, 1), -1, np.int64)
+    lattices = np.zeros((1, 2, 4, 4), np.int32)
+    if displacement is not None:
+        displaced[displacement.rows, 0] = np.arange(len(displacement.rows))
+        lattices = np.ascontiguousarray(np.rint(np.moveaxis(displacement.lattices, -1, 0) * 65536).astype(np.int32))
+    weights_x, weights_y = (_spline_weights(side, lattices.shape[-1] - 3) for side in (out_width, out_height))
+    mode = _MODES[fill] if isinstance(fill, str) else _COLOUR
+    colour = np.uint32(0) if isinstance(fill, str) else np.uint32(fill[0] | fill[1] << 8 | fill[2] << 16)
+    into = out.reshape(num, -1)
+    _warp(
+        octets, words, places, maps, samples, colour, mode, bilinear, displaced, lattices, weights_x, weights_y,
+        out_height, out_width, into,
+    )  # fmt: skip
+    return out
+
+
+def _check_reach(inverse: Float64Array, places: Int64Array, out_size: tuple[int, int]) -> None:
+    """Positions must fit into the kernel's fixed point; those of projective maps are held to it where they arise."""
+    out_height, out_width = out_size
+    sides = max(int(places[:, 1:].max(initial=0)), out_height, out_width)
+    a, b, c, d, e, f = np.abs(inverse[:6])
     farthest = np.maximum(a * out_width + b * out_height + c, d * out_width + e * out_height + f)
-    reach = np.max(farthest, initial=max(height, width, out_height, out_width))
+    reach = np.max(farthest, initial=sides)
     if not reach < MAX_POSITION:  # which NaN is not, either
         raise ValueError(f"a position {reach:,.0f} pixels from the origin is beyond the {MAX_POSITION:,} supported")
-    out = np.empty((num, out_height, out_width, 3), np.uint8)
-    if out.size == 0 or images_NHWC.size == 0:
-        out[:] = fill
-        return out
-    octets = images_NHWC.reshape(num, height * width * 3)
-    in_words = height * width % 4 == 0 and octets.ctypes.data % 4 == 0
-    words = octets.view(np.uint32) if in_words else np.empty((num, 0), np.uint32)
-    inverse = np.ascontiguousarray(np.rint(inverse_6N * 2.0**32).astype(np.int64).T)
-    packed_fill = np.uint32(fill[0] | fill[1] << 8 | fill[2] << 16)
-    into = out.reshape(num, -1)
-    _warp(octets, words, height, width, inverse, packed_fill, bilinear, out_height, out_width, into)
-    return out
+
+
+@lru_cache(maxsize=64)
+def _spline_weights(side: int, cells: int) -> Int64Array:
+    """Of each output pixel along a side: its cell of the lattice and four weights that sum to 4,096, int64 (side, 5).
+
+    Uniform cubic B-splines (de Boor, A practical guide to splines, 1978).
+    """
+    t = (np.arange(side) + 0.5) * (cells / side)
+    cell = np.minimum(np.floor(t), cells - 1)
+    t -= cell
+    weights = np.empty((side, 5), np.int64)
+    weights[:, 0] = cell
+    weights[:, 1] = np.rint((1 - t) * (1 - t) * (1 - t) * (4096 / 6))
+    weights[:, 2] = np.rint((3 * t * t * t - 6 * t * t + 4) * (4096 / 6))
+    weights[:, 4] = np.rint(t * t * t * (4096 / 6))
+    weights[:, 3] = 4096 - weights[:, 1] - weights[:, 2] - weights[:, 4]
+    weights.flags.writeable = False
+    return weights
 
 
 @compiled(types.void(types.uint64, array(types.uint64, 2, readonly=True), types.uint64, array(types.float64, 2)))

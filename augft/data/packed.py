@@ -102,6 +102,11 @@ class PackedSplit:
     def num_rows(self) -> int:
         return self.dataset.manifest.splits[self.name].num_rows
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of each picture."""
+        return self.dataset.manifest.image_shape
+
     @cached_property
     def labels(self) -> Int32Array:
         """int32 (N,), the label of each sample id. Raises DataError as `gather` does."""

@@ -234,10 +234,10 @@ class OpWords:
 
 
 def _ops(policy: Policy) -> Iterator[OpWords]:
-    for op in policy.ops:
+    for op in policy.at(0).plain_ops:
         what = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("`", "")
         fields, values = type(op).model_fields, op.model_dump()
-        shown = [key for key in values if key != "p" or values["p"] != 1]
+        shown = [key for key in values if key != "p" or values.get("p") != 1]
         words = [(key, text.plain(values[key]), fields[key].description or "") for key in shown]
         yield OpWords(op.name, what, words)
 

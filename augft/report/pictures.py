@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from augft.augment.apply import describe, draw_parameters, render
+from augft.augment.apply import draw_parameters, render
 from augft.augment.policy import Policy
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -97,7 +97,7 @@ def _augmented(
     for copy in range(num_copies):
         drawn = draw_parameters(policy, seed=seed, epoch=epoch, sample_ids=ids, copy=copy)
         for i, picture in enumerate(render(images, policy, drawn)):
-            rows[i].append((picture, _lines(describe(drawn, i))))
+            rows[i].append((picture, _lines(drawn.describe(i))))
     return rows
 
 
