@@ -97,19 +97,44 @@ def preview(
     job: JobFile = None,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    all_ops: Annotated[
+        bool, typer.Option("--all-ops", help="Show every op there is, on pictures of the job, not its policy.")
+    ] = False,
+    sample_id: Annotated[
+        int | None, typer.Option(min=0, help="Show one picture of the run: this sample's, in an epoch, as a copy.")
+    ] = None,
+    epoch: Annotated[int | None, typer.Option(min=0, help="Which epoch's pictures, from 0; else the first.")] = None,
+    copy: Annotated[int | None, typer.Option(min=0, help="With --sample-id: which copy, from 0; else 0.")] = None,
 ) -> None:
-    """Draw originals and what the policy makes of them.
+    """Draw originals and what the policy makes of them, every op, or again one picture that training saw.
 
     Example: `augft preview jobs/cifar10.yaml --out preview.png`
+
+    Example: `augft preview jobs/cifar10.yaml --sample-id 1234 --epoch 3 --out one.png`
     """
     from augft.config import load_job
     from augft.display import Display
+    from augft.errors import ConfigError
     from augft.prepare import prepare
-    from augft.report.preview import preview_png
+    from augft.report.preview import ops_png, preview_png, replay
     from augft.storage import Storage
 
+    chosen = {"--sample-id": sample_id, "--epoch": epoch, "--copy": copy}
+    if all_ops and (given := [name for name, value in chosen.items() if value is not None]):
+        raise ConfigError(f"--all-ops shows every op at its defaults: {given[0]} does not go with it")
+    if copy is not None and sample_id is None:
+        raise ConfigError("--copy says which copy of a sample: give --sample-id too")
     with Display() as display:
-        Storage(out.absolute().parent).write(out.name, preview_png(prepare(load_job(job, overrides or ()), display)))
+        prepared = prepare(load_job(job, overrides or ()), display)
+        if all_ops:
+            png = ops_png(prepared)
+        elif sample_id is not None:
+            made = replay(prepared, sample_id=sample_id, epoch=epoch or 0, copy=copy or 0)
+            png = made.png
+            typer.echo("\n".join(made.lines))
+        else:
+            png = preview_png(prepared, epoch=epoch or 0)
+        Storage(out.absolute().parent).write(out.name, png)
         display.say(str(out))
 
 
@@ -132,7 +157,8 @@ def config_schema(job: JobFile = None) -> None:
     """
     import json
 
-    from augft.config import job_schema, load_job
+    from augft.config import load_job
+    from augft.schema import job_schema
 
     if job is not None:
         load_job(job)

@@ -1,4 +1,4 @@
-"""The typed job file: load, override, validate, JSON schema.
+"""The typed job file: load, override, validate.
 
 Each key is declared, documented, bounded and given its default here and nowhere else. A job file is read with
 `yaml.safe_load`; an unknown key fails and names the nearest valid one; `--set train.epochs=3` overrides any key with
@@ -64,7 +64,7 @@ class AugmentConfig(Section):
     """How new samples are made from the originals and joined with them."""
 
     policy: str | list[str | dict[str, dict[str, Any] | None]] = "standard"
-    """A preset (`none`, `basic`, `standard`, `digits`), a list of ops, or a path to a policy file."""
+    """A preset, a short name as `rand-m9-n2`, a list of ops, or a path to a policy file: docs/augmentation.md."""
     select: Fraction = 1.0
     """Share of the samples that get copies, drawn anew each epoch."""
     copies: Annotated[int, Field(ge=0, le=2**20)] = 1
@@ -73,6 +73,10 @@ class AugmentConfig(Section):
     """Whether each original also takes part in each epoch, once and untouched."""
     sampling: Literal["nearest", "bilinear"] | None = None
     """Interpolation of the one resample; null takes the policy's own."""
+    where: Literal["actors", "device"] = "actors"
+    """Who makes the pictures: `actors`, on CPUs, ahead of the training step; `device`: actors only read the originals,
+    and the step augments them where it trains, by the same draws to the same bytes. Then `stream_digest` vouches for
+    the originals and for what each row is, not for augmented pixels."""
     mixup_alpha: Annotated[float, Field(ge=0.0)] = 0.0
     """MixUp (Zhang et al., 2018): alpha of the Beta distribution; 0 is off."""
     cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
@@ -315,11 +319,6 @@ def quickstart_text() -> str:
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
     return (Path(__file__).parent.parent / "jobs" / f"{QUICKSTART}.yaml").read_text(encoding="utf-8")
-
-
-def job_schema() -> dict[str, Any]:
-    """The JSON schema of the job file."""
-    return Job.model_json_schema()
 
 
 class _Loader(yaml.SafeLoader):

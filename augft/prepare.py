@@ -32,6 +32,8 @@ def prepare(job: Job, display: Display) -> Prepared:
     policy = Policy.from_config(job.augment.policy)
     if job.augment.sampling is not None:
         policy = replace(policy, sampling=job.augment.sampling)
+    if policy.changes and policy.epochs is None:
+        policy = replace(policy, epochs=job.train.epochs)
     packed = pack(
         job.data.source,
         None,

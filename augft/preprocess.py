@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Scale to [0, 1], normalise, resize.
+    """Scale to [0, 1], normalise, resize: `upload`, then `normalise`; a call is both.
 
     Args:
         mean, std: of each channel, RGB, for pictures in [0, 1].
@@ -32,10 +32,18 @@ class Preprocess:
 
     def __call__(self, images_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
         """uint8 (N, H, W, 3), RGB → float32 (N, 3, input_size, input_size) on the device."""
+        return self.normalise(self.upload(images_NHWC))
+
+    def upload(self, images_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """The same bytes on the device, uint8 (N, H, W, 3)."""
         # Ray hands out read-only views of shared memory, which torch does not take: a copy of bytes, not of floats.
         pixels = torch.from_numpy(np.require(images_NHWC, requirements=("C", "W")))
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        return pixels
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, H, W, 3) on the device → float32 (N, 3, input_size, input_size)."""
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
         # A channel that never varies has no standard deviation, and needs none.

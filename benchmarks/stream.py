@@ -1,10 +1,11 @@
-"""The stream against the raw actor: what Ray Data delivers to a consumer, over what its actors can make.
+"""The stream against the raw kernel and the raw actor: what Ray Data delivers, over what could be made.
 
     python benchmarks/stream.py
 
 One actor, 50,000 random pictures of 32 px, the seed policy (flips, rotation, padded crop). Rounds are interleaved in
-one process run: the raw actor called in a loop, then the stream. The trainer of a rank is played by a loop that takes
-each step's batch and sums one byte of each picture. Also printed: how much CPU Ray's scheduling takes while a slow
+one process run: the kernel alone on pictures in memory (`augment_batch`), the raw actor called in a loop (which also
+plans, reads and digests), then the stream. The trainer of a rank is played by a loop that takes each step's batch and
+sums one byte of each picture. Also printed: how much CPU Ray's scheduling takes while a slow
 trainer (100 ms a step) holds the stream back.
 """
 
@@ -21,6 +22,7 @@ import psutil
 from PIL import Image
 
 from augft.augment.actor import Augmenter
+from augft.augment.apply import augment_batch
 from augft.augment.policy import Policy
 from augft.data import stream
 from augft.data.pack import pack
@@ -52,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ray_session(None, num_cpus=4):
         packed = arguments.packed or str(random_pictures(Path(folder), 50_000))
         num_samples = open_packed(packed).split("train").num_rows
-        raw, delivered = [], []
+        kernel, raw, delivered = [], [], []
         for number in range(arguments.rounds):
             plan = Plan(num_samples, seed=number, epochs=20, global_batch_size=256)
             kwargs = {
@@ -62,15 +64,31 @@ def main() -> None:
                 "plan": plan,
                 "policy": Policy.from_config("basic"),
             }
+            kernel.append(_kernel(packed, arguments.images))
             raw.append(_raw(Augmenter(**kwargs), arguments.images))
             pool = stream.Pool(Augmenter, kwargs, min_actors=1, max_actors=1, row_bytes=SIZE * SIZE * 3)
             delivered.append(_delivered(plan, pool, arguments.images))
-        ratio = statistics.median(d / r for d, r in zip(delivered, raw, strict=True))
+        of_kernel, of_actor = (
+            statistics.median(d / c for d, c in zip(delivered, ceiling, strict=True)) for ceiling in (kernel, raw)
+        )
+        print(f"raw kernel           {statistics.median(kernel):>10,.0f} images/s")
         print(f"raw actor            {statistics.median(raw):>10,.0f} images/s")
-        print(f"stream, one actor    {statistics.median(delivered):>10,.0f} images/s   {ratio:.2f} of raw")
+        print(f"stream, one actor    {statistics.median(delivered):>10,.0f} images/s", end="")
+        print(f"   {of_kernel:.2f} of the kernel, {of_actor:.2f} of the actor")
         print(f"scheduling, held back by a slow trainer: {_scheduling(plan, pool):.0%} of a CPU")
 
-    return open_packed(packed).split("train").num_rows
+
+def _kernel(packed: str, num_images: int) -> float:
+    """Images a second of the kernel with its draws, on pictures that lie in memory."""
+    unit = 32 * 256
+    ids = np.arange(unit)
+    images, _ = open_packed(packed).split("train").gather(ids)
+    policy = Policy.from_config("basic")
+    augment_batch(images, policy, seed=0, epoch=0, sample_ids=ids)
+    begin = time.perf_counter()
+    for epoch in range(num_images // unit):
+        augment_batch(images, policy, seed=0, epoch=epoch, sample_ids=ids)
+    return num_images // unit * unit / (time.perf_counter() - begin)
 
 
 def _raw(actor: Augmenter, num_images: int) -> float:

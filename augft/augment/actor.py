@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augft.augment.apply import draw_parameters, render_parts
-from augft.augment.drawn import Drawn
+from augft.augment.apply import draw_copies, render_parts
 from augft.augment.kernel import row_digests
 from augft.augment.policy import Policy
 from augft.data.packed import PackedSplit, open_packed
@@ -27,7 +26,7 @@ class Augmenter:
         split: which split of it.
         sample_ids: int64 (N,), the samples of the plan.
         plan: what stands at each position.
-        policy: what is done to the copies.
+        policy: what is done to the copies; nothing where the device that trains does it.
     """
 
     def __init__(self, packed: str, split: str, sample_ids: IntArray, plan: Plan, policy: Policy) -> None:
@@ -65,12 +64,13 @@ class Augmenter:
         sample_ids = self._sample_ids[items.sample]
         labels = self._split.labels[sample_ids]
         identity = _identity(positions[real], items, sample_ids, labels)
+        copies = items.copy + items.augmented
         images = np.empty((len(real), *self._split.image_shape), np.uint8)
         digests = np.empty(len(real), np.uint64)
         for part in render_parts(
             lambda first, end: self._split.gather(sample_ids[first:end])[0],
             self._policy,
-            self._drawn(items, sample_ids),
+            draw_copies(self._policy, seed=self._plan.seed, epochs=items.epoch, sample_ids=sample_ids, copies=copies),
             images,
         ):
             digests[part] = row_digests(images[part], identity[part])
@@ -79,24 +79,12 @@ class Augmenter:
             "label": labels,
             "epoch": items.epoch,
             "sample_id": sample_ids,
-            "copy": items.copy + items.augmented,
+            "copy": copies,
             "digest": digests,
         }
         if len(real) == len(positions):
             return columns
         return {name: _pad(column, real, len(positions)) for name, column in columns.items()}
-
-    def _drawn(self, items: Items, sample_ids: IntArray) -> Drawn:
-        """What happens to each item: nothing to originals."""
-        copies = np.flatnonzero(items.augmented)
-        drawn = draw_parameters(
-            self._policy,
-            seed=self._plan.seed,
-            epoch=items.epoch[copies],
-            sample_ids=sample_ids[copies],
-            copy=items.copy[copies],
-        )
-        return drawn if len(copies) == len(sample_ids) else drawn.spread(copies, len(sample_ids))
 
 
 def _identity(

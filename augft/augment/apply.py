@@ -10,12 +10,13 @@ op on it: `render_parts` hands them out as they are ready.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from augft.augment.automatic import AugMix, AutoOp
-from augft.augment.draw import Float64Array, IntArray
+from augft.augment.draw import Float64Array, IntArray, UInt64Array
 from augft.augment.drawn import Drawn, DrawnOp, Draws, draw_op
 from augft.augment.ops import ColourOp, Elastic, FinishOp, GeometryOp, LinearOp, Size, compose, identity
 from augft.augment.ops.colour import Kind, compose_linear
@@ -23,10 +24,13 @@ from augft.augment.ops.maps import projective
 from augft.augment.policy import Fill, Policy
 from augft.errors import PolicyError
 
+if TYPE_CHECKING:
+    from augft.augment.kernel import Displacement
+
 UInt8Array = npt.NDArray[np.uint8]
 
-PART_BYTES = 2**19
-"""Bytes of the pictures that are made at a time; they fit into a core's second cache."""
+PART_BYTES = 2**22
+"""Bytes of the pictures that are made at a time: few enough for the last cache, enough for the cost of a part."""
 
 
 def augment_batch(
@@ -86,6 +90,20 @@ def draw_parameters(
     epochs = np.broadcast_to(epoch, ids.shape)
     parts = [_draw(policy.at(int(e)), draws.part(np.flatnonzero(epochs == e)), len(ids)) for e in np.unique(epochs)]
     return _join(parts, len(ids))
+
+
+def draw_copies(policy: Policy, *, seed: int, epochs: IntArray, sample_ids: IntArray, copies: IntArray) -> Drawn:
+    """What each item of a batch gets: originals nothing, and copies what `draw_parameters` says.
+
+    Args:
+        policy: what to do.
+        seed: of the run.
+        epochs, sample_ids: int64 (N,).
+        copies: int64 (N,), 0 for an original, c + 1 for copy c of its sample.
+    """
+    rows = np.flatnonzero(copies)
+    drawn = draw_parameters(policy, seed=seed, epoch=epochs[rows], sample_ids=sample_ids[rows], copy=copies[rows] - 1)
+    return drawn if len(rows) == len(copies) else drawn.spread(rows, len(copies))
 
 
 def _draw(policy: Policy, draws: Draws, num: int) -> Drawn:
@@ -148,82 +166,123 @@ def render_parts(
     Yields:
         Which pictures of `out` are finished, part by part.
     """
-    size = Size(out.shape[1], out.shape[2])
-    plans = [_Composed(drawn.ops, drawn.num, size)]
-    plans += [_Composed((*drawn.ops, *chain), drawn.num, size) for chain in drawn.chains]
+    plans = compose_drawn(drawn, Size(out.shape[1], out.shape[2]))
+    weights = None if drawn.weights is None else fixed_weights(drawn.weights)
     step = max(1, PART_BYTES // max(1, out[:1].size))
     for first in range(0, drawn.num, step):
         part = slice(first, min(first + step, drawn.num))
         images = fetch(part.start, part.stop)
-        plans[0].render(images, part, policy, out[part])
-        if drawn.weights is not None:
-            _mix(images, part, policy, plans[1:], drawn.weights[:, part], out[part])
+        _make(images, plans[0], part, policy, out[part])
+        if weights is not None:
+            _mix(images, plans[1:], weights[:, part], part, policy, out[part])
         yield part
 
 
 def _mix(
-    images: UInt8Array, part: slice, policy: Policy, chains: list[_Composed], weights: Float64Array, out: UInt8Array
+    images: UInt8Array, chains: list[Composed], weights: IntArray, part: slice, policy: Policy, out: UInt8Array
 ) -> None:
     """AugMix: blend the chains' pictures into those that are there."""
-    fixed = np.rint(weights * 2.0**16).astype(np.int64)
-    fixed[0] += 2**16 - fixed.sum(0)
-    total = out * fixed[0].astype(np.uint32)[:, None, None, None]
+    total = out * weights[0].astype(np.uint32)[:, None, None, None]
     scratch = np.empty_like(out)
-    for chain, weight in zip(chains, fixed[1:], strict=True):
-        chain.render(images, part, policy, scratch)
+    for chain, weight in zip(chains, weights[1:], strict=True):
+        _make(images, chain, part, policy, scratch)
         total += scratch * weight.astype(np.uint32)[:, None, None, None]
     out[:] = (total + np.uint32(2**15)) >> np.uint32(16)
 
 
-class _Composed:
-    """Drawn ops as what is done to pixels: one map, one run of colour steps, and what cannot be composed."""
+def _make(images: UInt8Array, plan: Composed, part: slice, policy: Policy, out: UInt8Array) -> None:
+    """Make the pictures `part` of the batch from `images` into `out`, uint8 (M, H, W, 3) both."""
+    from augft.augment import kernel  # not at the top: it loads the compiler
+    from augft.augment.recolour import recolour
+
+    if plan.moves:
+        try:
+            kernel.warp(
+                images,
+                plan.maps_of(part),
+                fill=policy.fill,
+                bilinear=policy.sampling == "bilinear",
+                displacement=plan.displacement(part),
+                out=out,
+            )
+        except ValueError as error:
+            raise too_far(policy, Size(out.shape[1], out.shape[2]), error) from error
+    else:
+        out[:] = images
+    rows, kinds, arguments = plan.colours(part)
+    if len(rows):
+        recolour(out, rows, kinds, arguments)
+    for op, rows, values, keys in plan.finish(part):
+        op.apply(out, rows, values, fill_colours(out, rows, policy.fill), keys)
+
+
+def too_far(policy: Policy, size: Size, error: ValueError) -> PolicyError:
+    """What a position beyond the kernel's reach is told as."""
+    return PolicyError(f"policy {policy.name!r} on pictures of {size.width}×{size.height}: {error}")
+
+
+def fixed_weights(weights: Float64Array) -> IntArray:
+    """AugMix's weights in 2^-16, int64 of their shape; each sample's sum to 2^16."""
+    fixed: IntArray = np.rint(weights * 2.0**16).astype(np.int64)
+    fixed[0] += 2**16 - fixed.sum(0)
+    return fixed
+
+
+def compose_drawn(drawn: Drawn, size: Size) -> list[Composed]:
+    """What is done to pixels by the ops, and by the ops and each chain of AugMix."""
+    return [Composed((*drawn.ops, *chain), drawn.num, size) for chain in ((), *drawn.chains)]
+
+
+class Composed:
+    """Drawn ops as what is done to pixels: one map, one run of colour steps, and what cannot be composed.
+
+    All is given for a part of the batch, a slice of its rows; rows are counted from the part's first.
+    """
 
     def __init__(self, ops: Sequence[DrawnOp], num: int, size: Size) -> None:
-        self.maps = inverse_maps(ops, num, size)
-        self._elastic = next((one for one in ops if isinstance(one.op, Elastic)), None)
+        self._maps = inverse_maps(ops, num, size)
+        # More than one where a batch holds several epochs: their samples are disjoint.
+        self._elastic = [(one.op, one) for one in ops if isinstance(one.op, Elastic)]
         self._size = size
         self._colours = colour_steps(ops, num)
         finish = [(one.op, one) for one in ops if isinstance(one.op, FinishOp) and len(one.rows)]
         self._finish = sorted(finish, key=lambda pair: pair[0].covers)  # stable: the policy's order otherwise
 
-    def render(self, images: UInt8Array, part: slice, policy: Policy, out: UInt8Array) -> None:
-        """Make the pictures `part` of the batch from `images` into `out`, uint8 (M, H, W, 3) both."""
-        from augft.augment import kernel  # not at the top: it loads the compiler
-        from augft.augment.recolour import recolour
+    @property
+    def moves(self) -> bool:
+        """Whether any pixel moves."""
+        return self._maps is not None or bool(self._elastic)
 
-        if self.maps is None and self._elastic is None:
-            out[:] = images
-        else:
-            maps = identity(len(out)) if self.maps is None else self.maps[:, part]
-            displacement = None
-            if self._elastic is not None:
-                here = _within(self._elastic.rows, part)
-                assert isinstance(self._elastic.op, Elastic)
-                lattice = self._elastic.op.lattice(self._elastic.values[:, here], self._size)
-                displacement = kernel.Displacement(self._elastic.rows[here] - part.start, lattice)
-            try:
-                kernel.warp(
-                    images,
-                    maps,
-                    fill=policy.fill,
-                    bilinear=policy.sampling == "bilinear",
-                    displacement=displacement,
-                    out=out,
-                )
-            except ValueError as error:
-                raise PolicyError(
-                    f"policy {policy.name!r} on pictures of {out.shape[2]}×{out.shape[1]}: {error}"
-                ) from error
+    def maps_of(self, part: slice) -> Float64Array:
+        """The maps, float64 (6, M) or (9, M)."""
+        return identity(part.stop - part.start) if self._maps is None else self._maps[:, part]
+
+    def displacement(self, part: slice) -> Displacement | None:
+        """What elastic deformation adds to the maps."""
+        from augft.augment.kernel import Displacement
+
+        if not self._elastic:
+            return None
+        here = [_within(one.rows, part) for _, one in self._elastic]
+        rows = [one.rows[at] - part.start for (_, one), at in zip(self._elastic, here, strict=True)]
+        lattices = [
+            op.lattice(one.values[:, at], self._size) for (op, one), at in zip(self._elastic, here, strict=True)
+        ]
+        return Displacement(np.concatenate(rows), np.concatenate(lattices, axis=-1))
+
+    def colours(self, part: slice) -> tuple[IntArray, UInt8Array, Float64Array]:
+        """Rows, kinds and arguments as `colour_steps` has them."""
         rows, kinds, arguments = self._colours
         here = _within(rows, part)
-        if here.stop > here.start:
-            recolour(out, rows[here] - part.start, kinds[here], arguments[here])
+        return rows[here] - part.start, kinds[here], arguments[here]
+
+    def finish(self, part: slice) -> Iterator[tuple[FinishOp, IntArray, Float64Array, UInt64Array]]:
+        """In order, each op with its rows, values and keys, where it has rows."""
         for op, one in self._finish:
             here = _within(one.rows, part)
             if here.stop > here.start:
-                at = one.rows[here] - part.start
                 keys = one.keys[here] if len(one.keys) else one.keys
-                op.apply(out, at, one.values[:, here], fill_colours(out, at, policy.fill), keys)
+                yield op, one.rows[here] - part.start, one.values[:, here], keys
 
 
 def _within(rows: IntArray, part: slice) -> slice:

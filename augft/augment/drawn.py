@@ -63,6 +63,8 @@ class Drawn:
         lines = _labels(self.ops, index)
         if self.weights is not None and self.weights[0, index] < 1:
             for chain, weight in zip(self.chains, self.weights[1:, index], strict=True):
+                if weight == 0:  # a chain that only samples of other epochs have
+                    continue
                 lines.append(f"{weight:.0%} {' → '.join(_labels(chain, index)) or 'unchanged'}")
         return lines
 

@@ -36,7 +36,18 @@ from augft.augment.draw import (
 )
 from augft.augment.portable import exp
 
-__all__ = ["add_gaussian_noise", "gaussian_blur", "jpeg", "sharpen"]
+__all__ = [
+    "COSINES",
+    "NORMAL",
+    "QUANTISATION",
+    "add_gaussian_noise",
+    "blur_weights",
+    "gaussian_blur",
+    "jpeg",
+    "noise_scales",
+    "sharpen",
+    "sharpen_gains",
+]
 
 UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
@@ -140,8 +151,12 @@ def sharpen(images_NHWC: UInt8Array, rows_K: IntArray, factor_K: Float64Array) -
         raise ValueError(f"factor must be in [0, 100], found {np.min(factor_K)} to {np.max(factor_K)}")
     _, height, width, _ = images_NHWC.shape
     if min(height, width) > 2:
-        gains = np.rint((factor_K - 1) / 13 * 65536).astype(np.int32)
-        _sharpen(octets, height, width, _integers(rows_K), gains)
+        _sharpen(octets, height, width, _integers(rows_K), sharpen_gains(factor_K))
+
+
+def sharpen_gains(factor_K: Float64Array) -> Int32Array:
+    """What an edge is multiplied by, in 2^-16, int32 (K,)."""
+    return np.rint((factor_K - 1) / 13 * 65536).astype(np.int32)
 
 
 # -- Gaussian blur ---------------------------------------------------------------------------------
@@ -296,11 +311,16 @@ def gaussian_blur(images_NHWC: UInt8Array, rows_K: IntArray, sigma_K: Float64Arr
     _, height, width, _ = images_NHWC.shape
     if octets.size == 0 or not len(rows_K):
         return
+    radii, weights = blur_weights(sigma_K, height, width)
+    _blur(octets, height, width, _integers(rows_K), radii, weights)
+
+
+def blur_weights(sigma_K: Float64Array, height: int, width: int) -> tuple[IntArray, UInt16Array]:
+    """Down and across: radii int64 (2, K), and weights uint16 (2, K, R), the middle's half first, 0 past the radius."""
     radii = np.stack([np.minimum(np.ceil(3 * sigma_K), side - 1) for side in (height, width)]).astype(np.int64)
     weights = [_gaussian_weights(sigma_K, radius_K) for radius_K in radii]
     num_taps = max(one.shape[1] for one in weights)
-    padded = [np.pad(one, ((0, 0), (0, num_taps - one.shape[1]))) for one in weights]
-    _blur(octets, height, width, _integers(rows_K), radii, np.stack(padded))
+    return radii, np.stack([np.pad(one, ((0, 0), (0, num_taps - one.shape[1]))) for one in weights])
 
 
 # -- Gaussian noise --------------------------------------------------------------------------------
@@ -315,7 +335,7 @@ def _normal_quantiles() -> Int16Array:
     return np.array([-quantile for quantile in reversed(upper)] + upper, np.int16)
 
 
-_NORMAL = _normal_quantiles()
+NORMAL = _normal_quantiles()
 
 
 @part
@@ -386,9 +406,13 @@ def add_gaussian_noise(images_NHWC: UInt8Array, rows_K: IntArray, sigma_K: Float
     _expect("keys", keys_K, len(rows_K))
     if not ((sigma_K >= 0) & (sigma_K <= 1)).all():
         raise ValueError(f"sigma must be in [0, 1], found {np.min(sigma_K)} to {np.max(sigma_K)}")
-    scales = np.rint(sigma_K * (255 * 1024)).astype(np.int32)
     keys = np.ascontiguousarray(keys_K, np.uint64)
-    _add_noise(octets, _integers(rows_K), scales, keys, _NORMAL)
+    _add_noise(octets, _integers(rows_K), noise_scales(sigma_K), keys, NORMAL)
+
+
+def noise_scales(sigma_K: Float64Array) -> Int32Array:
+    """What a normal number is multiplied by, in 2^-10 of a grey level, int32 (K,)."""
+    return np.rint(sigma_K * (255 * 1024)).astype(np.int32)
 
 
 # -- JPEG ------------------------------------------------------------------------------------------
@@ -435,11 +459,29 @@ def _quantisation() -> UInt32Array:
     return np.stack([steps, 2**20 // steps + 1]).astype(np.uint32)
 
 
-_QUANTISATION = _quantisation()
+QUANTISATION = _quantisation()
 
 # Cosines of the 8-point transform, times 2^13 (Loeffler, Ligtenberg and Moschytz, ICASSP 1989).
 _C0_298, _C0_390, _C0_541, _C0_765, _C0_899, _C1_175 = 2446, 3196, 4433, 6270, 7373, 9633
 _C1_501, _C1_847, _C1_961, _C2_053, _C2_562, _C3_072 = 12299, 15137, 16069, 16819, 20995, 25172
+
+
+def _cosines() -> IntArray:
+    """int64 (8, 8): the transform's sums as a matrix, a frequency a row. Backwards it is the transposed one."""
+    s = np.eye(8, dtype=np.int64)
+    t0, t1, t2, t3 = s[0] + s[7], s[1] + s[6], s[2] + s[5], s[3] + s[4]
+    t7, t6, t5, t4 = s[0] - s[7], s[1] - s[6], s[2] - s[5], s[3] - s[4]
+    e0, e1, e2, e3 = t0 + t3, t1 + t2, t1 - t2, t0 - t3
+    z = (e2 + e3) * _C0_541
+    z5 = (t4 + t5 + t6 + t7) * _C1_175
+    z1, z2 = (t4 + t7) * -_C0_899, (t5 + t6) * -_C2_562
+    z3, z4 = (t4 + t6) * -_C1_961 + z5, (t5 + t7) * -_C0_390 + z5
+    d1, d3 = t7 * _C1_501 + z1 + z4, t6 * _C3_072 + z2 + z3
+    d5, d7 = t5 * _C2_053 + z2 + z4, t4 * _C0_298 + z1 + z3
+    return np.stack([(e0 + e1) * 8192, d1, e3 * _C0_765 + z, d3, (e0 - e1) * 8192, d5, z - e2 * _C1_847, d7])
+
+
+COSINES = _cosines()
 
 
 @part
@@ -660,4 +702,4 @@ def jpeg(images_NHWC: UInt8Array, rows_K: IntArray, quality_K: IntArray) -> None
     _, height, width, _ = images_NHWC.shape
     if octets.size == 0:
         return
-    _jpeg(octets, height, width, _integers(rows_K), _integers(quality_K), _QUANTISATION)
+    _jpeg(octets, height, width, _integers(rows_K), _integers(quality_K), QUANTISATION)

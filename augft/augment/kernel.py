@@ -42,7 +42,21 @@ from augft.augment.draw import (
     UInt64Array,
 )
 
-__all__ = ["Displacement", "row_digests", "uniform", "warp", "warp_each"]
+__all__ = [
+    "BORDER",
+    "MAX_POSITION",
+    "RUN_PIXELS",
+    "Displacement",
+    "check_reach",
+    "fixed_lattices",
+    "fixed_maps",
+    "row_digests",
+    "samples_each",
+    "spline_weights",
+    "uniform",
+    "warp",
+    "warp_each",
+]
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
@@ -53,8 +67,8 @@ MAX_POSITION = 32_000
 MAX_SAMPLES = 15
 """Of an output pixel on either axis; 15 × 15 sums of octets fit into 16 bits."""
 
-_RUN_PIXELS = 1024
-_BORDER = 2  # bilinear reads one pixel beyond a position clamped to one pixel outside
+RUN_PIXELS = 1024
+BORDER = 2  # bilinear reads one pixel beyond a position clamped to one pixel outside
 
 
 # -- stages of a picture ---------------------------------------------------------------------------
@@ -81,10 +95,10 @@ def _pack_bytes(octets: UInt8Array, pixels: UInt32Array) -> None:
 
 @part
 def _lay_out(pixels: UInt32Array, plane: UInt32Array, height: int, width: int) -> None:
-    stride = width + 2 * _BORDER
+    stride = width + 2 * BORDER
     for y in range(height):
         source = y * width
-        target = (y + _BORDER) * stride + _BORDER
+        target = (y + BORDER) * stride + BORDER
         for x in range(width):
             plane[target + x] = pixels[source + x]
 
@@ -110,7 +124,7 @@ def _nearest_positions(
     height: i32,
 ) -> None:
     a, b, d, e = step[0], step[1], step[2], step[3]
-    stride = i32(width + 2 * _BORDER)
+    stride = i32(width + 2 * BORDER)
     for i in range(len(index)):
         u = i32(i32(u0 + xs[i] * a + ys[i] * b) >> i32(16))
         v = i32(i32(v0 + xs[i] * d + ys[i] * e) >> i32(16))
@@ -132,7 +146,7 @@ def _bilinear_positions(
     height: i32,
 ) -> None:
     a, b, d, e = step[0], step[1], step[2], step[3]
-    stride = i32(width + 2 * _BORDER)
+    stride = i32(width + 2 * BORDER)
     for i in range(len(index)):
         u = i32(u0 + xs[i] * a + ys[i] * b)
         v = i32(v0 + xs[i] * d + ys[i] * e)
@@ -267,7 +281,7 @@ def _place(
     fractions: UInt32Array,
 ) -> None:
     """Positions to places in the plane, held to its border, and to weights."""
-    stride, low = width + i64(2 * _BORDER), i64(0) if blend else i64(1)
+    stride, low = width + i64(2 * BORDER), i64(0) if blend else i64(1)
     for i in range(len(us)):
         u, v = us[i] + offset, vs[i] + offset
         fractions[i] = u32((u >> i64(5)) & i64(2047)) | (u32((v >> i64(5)) & i64(2047)) << u32(16))
@@ -281,29 +295,29 @@ def _place(
 
 @part
 def _border_of_colour(plane: UInt32Array, height: int, width: int, colour: u32) -> None:
-    stride = width + 2 * _BORDER
-    for y in range(_BORDER):
+    stride = width + 2 * BORDER
+    for y in range(BORDER):
         for x in range(stride):
             plane[y * stride + x] = colour
-            plane[(height + _BORDER + y) * stride + x] = colour
-    for y in range(_BORDER, height + _BORDER):
-        for x in range(_BORDER):
+            plane[(height + BORDER + y) * stride + x] = colour
+    for y in range(BORDER, height + BORDER):
+        for x in range(BORDER):
             plane[y * stride + x] = colour
-            plane[y * stride + width + _BORDER + x] = colour
+            plane[y * stride + width + BORDER + x] = colour
 
 
 @part
 def _border_of_edges(plane: UInt32Array, height: int, width: int) -> None:
     """The outermost pixels once more, as often as the border is wide."""
-    stride = width + 2 * _BORDER
-    for y in range(_BORDER, height + _BORDER):
-        for x in range(_BORDER):
-            plane[y * stride + x] = plane[y * stride + _BORDER]
-            plane[y * stride + width + _BORDER + x] = plane[y * stride + width + _BORDER - 1]
-    for y in range(_BORDER):
+    stride = width + 2 * BORDER
+    for y in range(BORDER, height + BORDER):
+        for x in range(BORDER):
+            plane[y * stride + x] = plane[y * stride + BORDER]
+            plane[y * stride + width + BORDER + x] = plane[y * stride + width + BORDER - 1]
+    for y in range(BORDER):
         for x in range(stride):
-            plane[y * stride + x] = plane[_BORDER * stride + x]
-            plane[(height + _BORDER + y) * stride + x] = plane[(height + _BORDER - 1) * stride + x]
+            plane[y * stride + x] = plane[BORDER * stride + x]
+            plane[(height + BORDER + y) * stride + x] = plane[(height + BORDER - 1) * stride + x]
 
 
 @part
@@ -375,14 +389,14 @@ def _warp(
     out_width: int,
     out: UInt8Array,
 ) -> None:
-    rows = max(1, _RUN_PIXELS // max(1, out_width))
+    rows = max(1, RUN_PIXELS // max(1, out_width))
     run = min(rows, out_height) * out_width
     xs, ys = np.empty(run, np.int32), np.empty(run, np.int32)
     for i in range(run):
         xs[i], ys[i] = i % out_width, i // out_width
     room, most = 0, 0
     for item in range(len(places)):
-        room = max(room, (places[item, 1] + 2 * _BORDER) * (places[item, 2] + 2 * _BORDER))
+        room = max(room, (places[item, 1] + 2 * BORDER) * (places[item, 2] + 2 * BORDER))
         most = max(most, places[item, 1] * places[item, 2])
     plane, source = np.empty(room, np.uint32), np.empty(most, np.uint32)
     index, fractions = np.empty(run, np.uint32), np.empty(run, np.uint32)
@@ -397,7 +411,7 @@ def _warp(
 
     for item in range(len(places)):
         start, height, width = places[item, 0], places[item, 1], places[item, 2]
-        stride = width + 2 * _BORDER
+        stride = width + 2 * BORDER
         num_pixels = height * width
         picture = octets[start : start + 3 * num_pixels]
         if len(words) > 0:
@@ -409,7 +423,7 @@ def _warp(
         a, b, c, d, e, f = m[0], m[1], m[2], m[3], m[4], m[5]
         general = mode == _REFLECT or displaced[item, 0] >= 0 or m[6] != 0 or m[7] != 0
         # Flips and whole-pixel shifts have no fraction anywhere: nearest gives the same pixels sooner.
-        whole = (a | b | c | d | e | f) & 0xFFFFFFFF == 0
+        whole = (a | b | c | d | e | f) & 0xFFFFFFFF == 0 and samples[item, 0] * samples[item, 1] == 1
         blend = bilinear and (general or not whole)
         inside = blend and not general and _stays_inside(m, height, width, i64(out_height), i64(out_width))
         if inside or mode in (_EDGE, _REFLECT):
@@ -420,7 +434,7 @@ def _warp(
             if laid_height != height or laid_width != width or laid_colour != i64(colour):
                 _border_of_colour(plane, height, width, colour)
                 laid_height, laid_width, laid_colour = i64(height), i64(width), i64(colour)
-        offset = (_BORDER << 16) + (16 if blend else 32768)  # half a weight, or half a pixel
+        offset = (BORDER << 16) + (16 if blend else 32768)  # half a weight, or half a pixel
         step[0], step[1] = (a + 32768) >> 16, (b + 32768) >> 16
         step[2], step[3] = (d + 32768) >> 16, (e + 32768) >> 16
         num_x, num_y = (samples[item, 0], samples[item, 1]) if blend and not general else (1, 1)
@@ -566,7 +580,7 @@ def _warp_places(
     out: UInt8Array | None,
 ) -> UInt8Array:
     num, (out_height, out_width) = len(places), out_size
-    _check_reach(inverse, places, out_size)
+    check_reach(inverse, places, out_size)
     if out is None:
         out = np.empty((num, out_height, out_width, 3), np.uint8)
     if out.size == 0 or octets.size == 0:
@@ -576,23 +590,13 @@ def _warp_places(
         octets.ctypes.data % 4 == 0 and not (places[:, 0] % 4).any() and not (np.prod(places[:, 1:], 1) % 4).any()
     )
     words = octets.view(np.uint32) if in_words else np.empty(0, np.uint32)
-    maps = np.zeros((num, 9), np.int64)
-    maps[:, : len(inverse)] = np.rint(inverse * 2.0**32).astype(np.int64).T
-    if len(inverse) == 6:
-        maps[:, 8] = 1 << 32
-    # A picture whose map shrinks is sampled more than once a pixel.
-    samples = np.ones((num, 2), np.int64)
-    if bilinear:
-        a, b, _, d, e, _ = inverse[:6]
-        samples[:, 0] = np.rint(np.sqrt(a * a + d * d))
-        samples[:, 1] = np.rint(np.sqrt(b * b + e * e))
-        np.clip(samples, 1, MAX_SAMPLES, out=samples)
+    maps, samples = fixed_maps(inverse), samples_each(inverse, bilinear)
     displaced = np.full((num, 1), -1, np.int64)
     lattices = np.zeros((1, 2, 4, 4), np.int32)
     if displacement is not None:
         displaced[displacement.rows, 0] = np.arange(len(displacement.rows))
-        lattices = np.ascontiguousarray(np.rint(np.moveaxis(displacement.lattices, -1, 0) * 65536).astype(np.int32))
-    weights_x, weights_y = (_spline_weights(side, lattices.shape[-1] - 3) for side in (out_width, out_height))
+        lattices = fixed_lattices(displacement)
+    weights_x, weights_y = (spline_weights(side, lattices.shape[-1] - 3) for side in (out_width, out_height))
     mode = _MODES[fill] if isinstance(fill, str) else _COLOUR
     colour = np.uint32(0) if isinstance(fill, str) else np.uint32(fill[0] | fill[1] << 8 | fill[2] << 16)
     into = out.reshape(num, -1)
@@ -603,8 +607,42 @@ def _warp_places(
     return out
 
 
-def _check_reach(inverse: Float64Array, places: Int64Array, out_size: tuple[int, int]) -> None:
-    """Positions must fit into the kernel's fixed point; those of projective maps are held to it where they arise."""
+def fixed_maps(inverse: Float64Array) -> Int64Array:
+    """Maps in 2^-32, int64 (N, 9); the last row of affine ones is 0, 0, 1."""
+    maps = np.zeros((inverse.shape[1], 9), np.int64)
+    maps[:, : len(inverse)] = np.rint(inverse * 2.0**32).astype(np.int64).T
+    if len(inverse) == 6:
+        maps[:, 8] = 1 << 32
+    return maps
+
+
+def samples_each(inverse: Float64Array, bilinear: bool) -> Int64Array:
+    """Of each output pixel, across and down, int64 (N, 2): more than one where a map shrinks."""
+    samples = np.ones((inverse.shape[1], 2), np.int64)
+    if bilinear:
+        a, b, _, d, e, _ = inverse[:6]
+        samples[:, 0] = np.rint(np.sqrt(a * a + d * d))
+        samples[:, 1] = np.rint(np.sqrt(b * b + e * e))
+        np.clip(samples, 1, MAX_SAMPLES, out=samples)
+    return samples
+
+
+def fixed_lattices(displacement: Displacement) -> Int32Array:
+    """Its lattices in 2^-16 pixels, int32 (K, 2, side, side), C-contiguous."""
+    return np.ascontiguousarray(np.rint(np.moveaxis(displacement.lattices, -1, 0) * 65536).astype(np.int32))
+
+
+def check_reach(inverse: Float64Array, places: Int64Array, out_size: tuple[int, int]) -> None:
+    """Positions must fit into the kernel's fixed point; those of projective maps are held to it where they arise.
+
+    Args:
+        inverse: the maps.
+        places: int64 (N, 3), where each source begins, its height and its width; or as `(1, 3)` one for all.
+        out_size: (height, width) of the output.
+
+    Raises:
+        ValueError: they do not.
+    """
     out_height, out_width = out_size
     sides = max(int(places[:, 1:].max(initial=0)), out_height, out_width)
     a, b, c, d, e, f = np.abs(inverse[:6])
@@ -615,7 +653,7 @@ def _check_reach(inverse: Float64Array, places: Int64Array, out_size: tuple[int,
 
 
 @lru_cache(maxsize=64)
-def _spline_weights(side: int, cells: int) -> Int64Array:
+def spline_weights(side: int, cells: int) -> Int64Array:
     """Of each output pixel along a side: its cell of the lattice and four weights that sum to 4,096, int64 (side, 5).
 
     Uniform cubic B-splines (de Boor, A practical guide to splines, 1978).

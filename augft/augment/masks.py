@@ -29,7 +29,7 @@ from augft.augment.draw import (
 )
 from augft.augment.portable import sin_cos_degrees
 
-__all__ = ["fill_boxes", "grid_mask"]
+__all__ = ["fill_boxes", "grid_mask", "grid_phases"]
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -278,6 +278,25 @@ def grid_mask(
     _, height, width, _ = images_NHWC.shape
     if octets.size == 0:
         return
+    phases, ends = grid_phases(height, width, period_K, keep_K, offset_2K, angle_K)
+    rows = np.ascontiguousarray(rows_K, np.int64)
+    _mask_grid(octets, width, rows, phases, ends, np.ascontiguousarray(fill_K3, np.uint8))
+
+
+def grid_phases(
+    height: int,
+    width: int,
+    period_K: Float64Array,
+    keep_K: Float64Array,
+    offset_2K: Float64Array,
+    angle_K: Float64Array,
+) -> tuple[UInt32Array, IntArray]:
+    """A grid in 2^-32 of its period.
+
+    Returns:
+        uint32 (K, 6): what u and what v grow by across and down, two each, and what they are at the first pixel; and
+        int64 (K,), below which phases a pixel is filled.
+    """
     sin, cos = sin_cos_degrees(angle_K)
     sin, cos = sin / period_K, cos / period_K
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
@@ -286,6 +305,4 @@ def grid_mask(
     phases = np.rint(np.stack([cos, sin, -sin, cos, first_u, first_v], axis=1) * 2.0**32).astype(np.int64)
     phases[:, 4:] += _ON_EDGE
     ends = np.rint((1 - keep_K) * 2.0**32).astype(np.int64)
-    rows = np.ascontiguousarray(rows_K, np.int64)
-    wrapped = (phases & 0xFFFFFFFF).astype(np.uint32)
-    _mask_grid(octets, width, rows, wrapped, ends, np.ascontiguousarray(fill_K3, np.uint8))
+    return (phases & 0xFFFFFFFF).astype(np.uint32), ends

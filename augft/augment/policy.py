@@ -39,6 +39,8 @@ Entry = Op | ScheduledOp
 
 ALL_OPS: dict[str, type[Op]] = {**OPS, **AUTO_OPS}
 
+_SUFFIXES = (".json", ".yaml", ".yml")
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -74,7 +76,7 @@ class Policy:
             return config
         if isinstance(config, str) and config in PRESETS:
             return PRESETS[config]
-        if isinstance(config, str) and (op := _named(config)) is not None:
+        if isinstance(config, str) and not config.endswith(_SUFFIXES) and (op := _named(config)) is not None:
             return cls(ops=(op,), name=config)
         if isinstance(config, str | Path):
             return _from_file(config)
@@ -120,7 +122,7 @@ class Policy:
         Raises:
             PolicyError: it has schedules, and does not know how many epochs there are.
         """
-        return _at(self, epoch) if self.changes else self
+        return _at(self, self.name, epoch) if self.changes else self
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -147,7 +149,8 @@ class Policy:
 
 
 @lru_cache(maxsize=1024)
-def _at(policy: Policy, epoch: int) -> Policy:
+def _at(policy: Policy, name: str, epoch: int) -> Policy:
+    """The name beside the policy: equal ones may have different names."""
     ops = policy.ops
     for first, later in policy.phases:
         if epoch >= first:
@@ -160,7 +163,7 @@ def _at(policy: Policy, epoch: int) -> Policy:
             resolved.append(op.at(min(1.0, epoch / max(1, policy.epochs - 1))))
         else:
             resolved.append(op)
-    return Policy(tuple(resolved), policy.sampling, policy.fill, policy.name)
+    return Policy(tuple(resolved), policy.sampling, policy.fill, name)
 
 
 def _in_words(op: Entry) -> str:
@@ -206,7 +209,7 @@ PRESETS: dict[str, Policy] = {
 
 def _from_file(path: str | Path) -> Policy:
     file = Path(path)
-    if file.suffix not in (".json", ".yaml", ".yml"):
+    if file.suffix not in _SUFFIXES:
         hint = _nearest(str(path), PRESETS)
         raise PolicyError(f"unknown policy {str(path)!r}{hint}; or give a .json or .yaml file")
     try:
@@ -247,6 +250,8 @@ def _from_mapping(config: Mapping[Any, Any]) -> Policy:
         if ops:
             raise PolicyError("a policy has `ops` for its first epochs, or a phase from epoch 0, not both")
         ops, phases = phases[0][1], phases[1:]
+    if len({cells for some in (ops, *(later for _, later in phases)) for cells in _elastic_cells(some)}) > 1:
+        raise PolicyError("elastic has the same `cells` in all phases")
     return Policy(
         ops=ops,
         sampling=cast("Sampling", sampling),
@@ -283,6 +288,12 @@ def _ops(config: object) -> tuple[Entry, ...]:
     return ops
 
 
+def _elastic_cells(ops: Sequence[Entry]) -> list[int]:
+    """One lattice for all epochs, since a batch may hold several."""
+    resolved = [op.at(0) if isinstance(op, ScheduledOp) else op for op in ops]
+    return [op.cells for op in resolved if isinstance(op, Elastic)]
+
+
 def _op(entry: object) -> Entry:
     if isinstance(entry, str):
         if (op := _named(entry)) is not None:
@@ -312,10 +323,10 @@ def _op(entry: object) -> Entry:
 def _named(name: str) -> Op | None:
     try:
         return familiar(name)
+    except ValidationError as error:  # a ValueError too
+        raise PolicyError(f"{name}: {_first_problem(error)}") from None
     except ValueError as error:
         raise PolicyError(str(error)) from None
-    except ValidationError as error:
-        raise PolicyError(f"{name}: {_first_problem(error)}") from None
 
 
 def _make(op_class: type[Op], parameters: Mapping[str, Any]) -> Op:
@@ -330,6 +341,8 @@ def _scheduled(op_class: type[Op], fixed: Mapping[str, Any], schedules: Mapping[
         knots = tuple((name, read_schedule(value)) for name, value in schedules.items())
     except ValueError as error:
         raise PolicyError(f"{op_class.name}: {error}") from None
+    if op_class is Elastic and "cells" in schedules:
+        raise PolicyError("elastic.cells should be a number: a schedule cannot change it")
     spelt_out = {name: value for name, value in _make(op_class, fixed).model_dump().items() if name not in dict(knots)}
     scheduled = ScheduledOp(op_class, tuple(spelt_out.items()), knots)
     for _, points in knots:

@@ -23,7 +23,7 @@ from augft.augment.draw import Float64Array
 from augft.augment.ops.colour import Kind
 from augft.augment.portable import exp, log
 
-__all__ = ["recolour"]
+__all__ = ["EXP2", "LOG2", "fixed_arguments", "recolour"]
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
@@ -37,9 +37,9 @@ _LARGEST = 32.0  # of a matrix entry: three of them times 255 stay within 31 bit
 _LARGEST_OFFSET = 8192.0
 
 # Logarithms to base 2 of x/255, and 255·2^-f for f in [0, 1]: what gamma needs, in 2^-24 and 2^-20.
-_LOG2 = np.rint(log(np.maximum(np.arange(256.0), 1) / 255) * (2.0**24 / log(np.array([2.0]))[0])).astype(np.int64)
+LOG2 = np.rint(log(np.maximum(np.arange(256.0), 1) / 255) * (2.0**24 / log(np.array([2.0]))[0])).astype(np.int64)
 _STEPS = 4096
-_EXP2 = np.rint(exp(np.arange(_STEPS + 1.0) * (-log(np.array([2.0]))[0] / _STEPS)) * (255 * 2.0**20)).astype(np.int64)
+EXP2 = np.rint(exp(np.arange(_STEPS + 1.0) * (-log(np.array([2.0]))[0] / _STEPS)) * (255 * 2.0**20)).astype(np.int64)
 
 
 @part
@@ -93,7 +93,8 @@ def _linear(octets: UInt8Array, argument: Int64Array, sums: Int64Array, m: Int32
             for column in range(3):
                 weighed += argument[9 + 3 * row + column] * sums[column]
             offset += weighed // i64(num_pixels)
-        m[9 + row] = i32(offset)
+        largest = i64(_LARGEST_OFFSET) << i64(16)  # with what the averages add, so that no sum goes beyond 31 bits
+        m[9 + row] = i32(min(max(offset, -largest), largest))
         for column in range(3):
             m[3 * row + column] = i32(argument[3 * row + column])
     if m[1] | m[2] | m[3] | m[5] | m[6] | m[7]:
@@ -229,6 +230,16 @@ def _recolour(
             _look_up(picture, tables)
 
 
+def fixed_arguments(kinds_KS: UInt8Array, arguments_KSA: Float64Array) -> Int64Array:
+    """The steps' arguments in 2^-16, held to what fits, int64 (K, S, 21)."""
+    bounded = np.clip(arguments_KSA, -_LARGEST_OFFSET, _LARGEST_OFFSET)
+    is_linear = (kinds_KS == Kind.LINEAR)[:, :, None]
+    matrix = bounded[:, :, :18]
+    np.copyto(matrix, np.clip(matrix, -_LARGEST, _LARGEST), where=is_linear)
+    fixed: Int64Array = np.rint(bounded * 2.0**16).astype(np.int64)
+    return fixed
+
+
 def recolour(images_NHWC: UInt8Array, rows_K: Int64Array, kinds_KS: UInt8Array, arguments_KSA: Float64Array) -> None:
     """Give some pictures of a batch other colours, in place.
 
@@ -240,9 +251,5 @@ def recolour(images_NHWC: UInt8Array, rows_K: Int64Array, kinds_KS: UInt8Array, 
     """
     if images_NHWC.size == 0:
         return
-    bounded = np.clip(arguments_KSA, -_LARGEST_OFFSET, _LARGEST_OFFSET)
-    is_linear = (kinds_KS == Kind.LINEAR)[:, :, None]
-    matrix = bounded[:, :, :18]
-    np.copyto(matrix, np.clip(matrix, -_LARGEST, _LARGEST), where=is_linear)
-    fixed = np.rint(bounded * 2.0**16).astype(np.int64)
-    _recolour(images_NHWC.reshape(len(images_NHWC), -1), rows_K, kinds_KS, fixed, _LOG2, _EXP2)
+    fixed = fixed_arguments(kinds_KS, arguments_KSA)
+    _recolour(images_NHWC.reshape(len(images_NHWC), -1), rows_K, kinds_KS, fixed, LOG2, EXP2)

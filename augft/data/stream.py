@@ -35,7 +35,7 @@ UNITS_AHEAD = 2
 """Units that a rank fetches before it needs them."""
 UNITS_IN_STORE = 6
 """Units a rank and actor that may wait in the object store."""
-REST_S = 0.05
+REST_S = 0.2
 
 
 @dataclass(frozen=True)

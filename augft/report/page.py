@@ -16,7 +16,8 @@ import jinja2
 from markupsafe import Markup
 
 from augft import __version__
-from augft.augment.policy import Policy
+from augft.augment.policy import Entry, Policy
+from augft.augment.schedule import Knots, ScheduledOp
 from augft.report import text
 from augft.report.confusion import Confusion, confusion_of
 from augft.report.interval import wilson as wilson
@@ -71,7 +72,8 @@ def render(record: Record, baseline: Record | None = None) -> str:
         speed=_speed(record),
         epochs=list(_epochs(record)),
         regime=_regime(record),
-        ops=list(_ops(record.policy)) if record.policy else [],
+        phases=_phases(record.policy) if record.policy else [],
+        fill=_fill(record.policy) if record.policy else "",
         facts=list(_facts(record.environment)),
         command=_command(record),
         script=Markup(script),
@@ -233,13 +235,46 @@ class OpWords:
     """Name, value, meaning."""
 
 
-def _ops(policy: Policy) -> Iterator[OpWords]:
-    for op in policy.at(0).plain_ops:
-        what = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("`", "")
-        fields, values = type(op).model_fields, op.model_dump()
-        shown = [key for key in values if key != "p" or values.get("p") != 1]
-        words = [(key, text.plain(values[key]), fields[key].description or "") for key in shown]
-        yield OpWords(op.name, what, words)
+@dataclass(frozen=True)
+class Phase:
+    """Ops that hold from an epoch on; `when` is empty where they always hold."""
+
+    when: str
+    ops: list[OpWords]
+
+
+def _phases(policy: Policy) -> list[Phase]:
+    """The policy in words; a policy of no ops at all is an empty list."""
+    if not policy.phases:
+        return [Phase("", list(map(_op, policy.ops)))] if policy.ops else []
+    first = Phase("at first", list(map(_op, policy.ops)))
+    return [first, *(Phase(f"from epoch {epoch} on", list(map(_op, ops))) for epoch, ops in policy.phases)]
+
+
+def _op(entry: Entry) -> OpWords:
+    op = entry.op if isinstance(entry, ScheduledOp) else type(entry)
+    what = " ".join((op.__doc__ or "").split("\n\n")[0].split()).replace("`", "")
+    if isinstance(entry, ScheduledOp):
+        words = {name: text.plain(value) for name, value in entry.fixed}
+        words |= {name: _schedule(knots) for name, knots in entry.schedules}
+        words = {name: words[name] for name in op.model_fields}
+    else:
+        words = {name: text.plain(value) for name, value in entry.model_dump().items()}
+    shown = [(name, value, op.model_fields[name].description or "") for name, value in words.items()]
+    return OpWords(op.name, what, [one for one in shown if one[:2] != ("p", "1")])
+
+
+def _schedule(knots: Knots) -> str:
+    """Progress and value: "5 at 0 %, 30 at 100 % of the run"."""
+    points = [f"{text.plain(tuple(y) if len(y) > 1 else y[0])} at {100 * x:g} %" for x, y in knots]
+    return f"{', '.join(points)} of the run"
+
+
+def _fill(policy: Policy) -> str:
+    if isinstance(policy.fill, str):
+        words = {"mean": "each picture's average colour", "edge": "the nearest pixel", "reflect": "its mirror image"}
+        return words[policy.fill]
+    return f"RGB {', '.join(map(str, policy.fill))}"
 
 
 def _regime(record: Record) -> str:

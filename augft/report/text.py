@@ -74,6 +74,8 @@ def plain(value: object) -> str:
         return NOTHING
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)):  # of an op: a range
+        return f"{value[0]:.4g}" if value[0] == value[1] else f"{value[0]:.4g} to {value[1]:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

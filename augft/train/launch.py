@@ -31,7 +31,7 @@ from augft.train.placement import Placement, cluster_placement, local_placement
 from augft.train.session import ray_session
 from augft.train.trackers import check_trackers
 
-_POLL_S = 0.1
+_POLL_S = 0.5
 _RAY_FOLDER = ".ray"
 
 

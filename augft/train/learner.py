@@ -12,8 +12,11 @@ import numpy.typing as npt
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from augft.augment.apply import draw_copies
+from augft.augment.device import render
 from augft.augment.draw import stream_key
 from augft.augment.mix import draw_mix, mix, partners
+from augft.augment.policy import Policy
 from augft.config import Job
 from augft.data.packed import PackedDataset
 from augft.data.plan import Plan
@@ -38,10 +41,13 @@ class Learner:
         dataset: its classes and statistics.
         plan: how many steps there are and how large they are.
         ranks: who learns together.
+        policy: what the device makes of the copies in a batch; None: they come augmented.
     """
 
-    def __init__(self, job: Job, dataset: PackedDataset, plan: Plan, ranks: Ranks) -> None:
-        self._job, self._train, self._plan, self._ranks = job, job.train, plan, ranks
+    def __init__(
+        self, job: Job, dataset: PackedDataset, plan: Plan, ranks: Ranks, policy: Policy | None = None
+    ) -> None:
+        self._job, self._train, self._plan, self._ranks, self._policy = job, job.train, plan, ranks, policy
         self._num_classes = len(dataset.manifest.classes)
         built = build_model(
             job.model.name,
@@ -155,7 +161,7 @@ class Learner:
         if len(rows) == 0:
             return self._empty_micro_batch(batch)
         device = self._ranks.device
-        images = self._preprocess(batch.images[rows[0] : rows[-1] + 1])
+        images = self._preprocess.normalise(self._pixels(batch, slice(rows[0], rows[-1] + 1)))
         labels = torch.from_numpy(batch.labels[rows].astype(np.int64)).to(device, non_blocking=True)
         targets = labels
         augment = self._job.augment
@@ -177,6 +183,20 @@ class Learner:
             logits = self._called(images)
         loss = per_sample_loss(logits, targets, self._train.loss, self._train.label_smoothing)
         return loss, logits.detach().argmax(1) == labels
+
+    def _pixels(self, batch: RankBatch, rows: slice) -> torch.Tensor:
+        """The pictures that are learnt from, uint8 (N, H, W, 3) on the device."""
+        pixels = self._preprocess.upload(batch.images[rows])
+        if self._policy is None:
+            return pixels
+        drawn = draw_copies(
+            self._policy,
+            seed=self._job.seed,
+            epochs=batch.epochs[rows],
+            sample_ids=batch.sample_ids[rows],
+            copies=batch.copies[rows],
+        )
+        return render(pixels, self._policy, drawn)
 
     def _empty_micro_batch(self, batch: RankBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """A rank without a share of the last step takes part in the exchange of gradients, with zeros."""

@@ -82,7 +82,10 @@ def _run(assignment: Assignment) -> dict[str, Any]:
     dataset = open_packed(assignment.packed)
     samples = subset(dataset, job.data, job.seed)
     plan = make_plan(job, len(samples.train_ids))
-    learner = Learner(job, dataset, plan, ranks)
+    by_actors, by_device = assignment.policy, None
+    if job.augment.where == "device":
+        by_actors, by_device = Policy(name="none"), assignment.policy
+    learner = Learner(job, dataset, plan, ranks, by_device)
 
     # ---- go on from the newest checkpoint, where there is one ------------------------------------------------------
     storage = Storage(assignment.run_uri)
@@ -116,7 +119,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         "split": "train",
         "sample_ids": samples.train_ids,
         "plan": plan,
-        "policy": assignment.policy,
+        "policy": by_actors,
     }
     pool = Pool(
         Augmenter,

@@ -43,3 +43,20 @@ def per_sample_loss(
         soft = soft * (1.0 - label_smoothing) + label_smoothing / num_classes
         return (soft - logits.softmax(1)).square().sum(1)
     raise ConfigError(f"train.loss: {loss!r} is neither cross_entropy nor mse")
+
+
+def jensen_shannon(logits: torch.Tensor) -> torch.Tensor:
+    """How far a model's answers to several views of each sample lie apart (Hendrycks et al., AugMix, ICLR 2020).
+
+    With p_v the softmax of view v's logits and m their mean over views: the mean over views of KL(p_v || m), in nats.
+
+    Args:
+        logits: float (V, N, C) of any precision; computed in float32.
+
+    Returns:
+        float32 (N,), from 0 (all equal) to log V.
+    """
+    log_p = logits.float().log_softmax(2)
+    p = log_p.exp()
+    log_m = p.mean(0).clamp_min(1e-7).log()
+    return (p * (log_p - log_m)).sum(2).mean(0)

@@ -18,12 +18,19 @@ _ENVIRONMENT = {
     # `uv run` would upload the working folder to each worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Of a Ray that is started here: its workers are as urgent as anything else. At Ray's own 15 the kernel puts both
+    # threads of a trainer on one CPU whenever another process is busy (docs/decisions.md, 13).
+    "RAY_worker_niceness": "0",
 }
 _WORKERS_ENVIRONMENT = {
     # Start-up: look often, and do without what is not used here (docs/decisions.md, 12).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # glibc gives the memory of each step's activations back to the kernel, and page faults fetch it again.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
 
 _ANSWER_S = 5.0

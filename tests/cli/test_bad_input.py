@@ -176,6 +176,35 @@ def test_an_address_that_does_not_answer(
     assert not (here / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--all-ops", "--sample-id", 3), "--all-ops shows every op at its defaults: --sample-id does not go with it"),
+        (("--all-ops", "--epoch", 0), "--all-ops shows every op at its defaults: --epoch does not go with it"),
+        (("--all-ops", "--copy", 0), "--all-ops shows every op at its defaults: --copy does not go with it"),
+        (("--copy", 0), "--copy says which copy of a sample: give --sample-id too"),
+        (("--epoch", 1), "epoch 1: the run has epochs 0 to 0 (train.epochs)"),
+        (("--epoch", -1), "Invalid value for '--epoch'"),
+        (("--sample-id", 1, "--epoch", 1), "epoch 1: the run has epochs 0 to 0 (train.epochs)"),
+        (("--sample-id", 1438), "sample id 1438: the split train has the ids 0 to 1437"),
+        (("--sample-id", "one"), "Invalid value for '--sample-id'"),
+        (
+            ("--set", "data.val_fraction=0", "--sample-id", 1, "--copy", 1),
+            "copy 1: a selected sample has copies 0 to 0",
+        ),
+        (("--set", "data.labels_per_class=1", "--sample-id", 0), "sample id 0 of the split train "),
+    ],
+    ids=str,
+)
+def test_a_picture_that_there_is_not(augft: Callable, here: Path, words: tuple[object, ...], message: str) -> None:
+    typed = augft("preview", "job.yaml", *words, "--out", "one.png")
+    assert (typed.code, typed.out) == (2, ""), typed
+    assert message in typed.err
+    assert typed.err.startswith("augft: ")
+    assert typed.err.count("\n") == 1
+    assert [path.name for path in here.iterdir()] == ["job.yaml"]
+
+
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,40 @@ def test_preview_is_a_picture_and_always_the_same(augft: Callable, job: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "job.yaml", "other.png", "second.png"]
 
 
+def test_preview_of_all_ops(augft: Callable, job: Path, tmp_path: Path) -> None:
+    typed = augft("preview", "job.yaml", "--all-ops", "--out", "ops.png")
+    assert (typed.code, typed.out, typed.err) == (0, "", "ops.png\n")
+    augft("preview", "--all-ops", "job.yaml", "--set", "augment.policy=basic", "--out", "again.png")
+    with Image.open(tmp_path / "ops.png") as image:
+        assert min(image.size) > 1000
+    assert (tmp_path / "ops.png").read_bytes() != (tmp_path / "again.png").read_bytes()  # `basic` samples the nearest
+
+
+def test_preview_of_one_sample(augft: Callable, job: Path, tmp_path: Path) -> None:
+    longer = ("--set", "train.epochs=5", "--set", "augment.copies=3", "--set", "data.val_fraction=0")
+    typed = augft("preview", "job.yaml", *longer, "--sample-id", 12, "--epoch", 4, "--copy", 2, "--out", "one.png")
+    assert (typed.code, typed.err) == (0, "one.png\n")
+    lines = typed.out.splitlines()
+    assert lines[0].startswith("sample 12, ")
+    assert lines[1].startswith("epoch 4, copy 2: in step ")
+    assert lines[2].startswith("policy digits: rotate(")
+    assert [line.split()[0] for line in lines[3:]] == ["rotate", "translate"]
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.width > 600
+    others = [
+        augft("preview", "job.yaml", *longer, *words, "--out", "other.png").out
+        for words in (("--sample-id", 12), ("--sample-id", 12, "--epoch", 4), ("--sample-id", 13, "--epoch", 4))
+    ]
+    assert len({typed.out, *others}) == 4
+
+
+def test_preview_of_an_epoch(augft: Callable, job: Path, tmp_path: Path) -> None:
+    for name, words in (("none", ()), ("first", ("--epoch", 0)), ("last", ("--epoch", 4))):
+        assert augft("preview", "job.yaml", "--set", "train.epochs=5", *words, "--out", f"{name}.png").code == 0
+    pictures = [(tmp_path / f"{name}.png").read_bytes() for name in ("none", "first", "last")]
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
 def test_pack_says_what_it_packed(augft: Callable, tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "pictures" / label).mkdir(parents=True)

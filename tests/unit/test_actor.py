@@ -52,6 +52,34 @@ def test_pictures_are_those_of_the_plan(digits: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ["horizontal_flip", "rotate", "color_jitter", "gaussian_noise", "erasing", "rand-m9-n2", "augmix-m3"],
+        {
+            "epochs": 3,
+            "ops": [{"rotate": {"degrees": {"schedule": [[0, 10], [1, 90]]}}}, "elastic"],
+            "phases": [{"from_epoch": 1, "ops": ["crop", {"elastic": {"strength": 0.3}}, "augmix-m3"]}],
+        },
+    ],
+    ids=["many ops", "changing"],
+)
+def test_any_policy_does_to_copies_what_it_says(config: object, digits: Path) -> None:
+    policy = Policy.from_config(config)
+    positions = np.arange(60, 160)  # across the borders of epochs
+    items = PLAN.items(positions)
+    assert set(items.epoch.tolist()) >= {0, 1}
+    ids = SAMPLE_IDS[items.sample]
+    originals, _ = open_packed(digits).split("train").gather(ids)
+    found = augmenter(digits, policy=policy).columns(positions)["image"]
+    expected = augment_batch(originals, policy, seed=7, epoch=items.epoch, sample_ids=ids, copy=items.copy)
+    augmented = items.augmented.astype(bool)
+    assert 0 < augmented.sum() < len(positions)
+    assert np.array_equal(found[augmented], expected[augmented])
+    assert np.array_equal(found[~augmented], originals[~augmented])
+    assert (found != originals).any((1, 2, 3))[augmented].mean() > 0.9
+
+
 def test_any_instance_any_batch(digits: Path) -> None:
     positions = np.random.default_rng(0).permutation(PLAN.num_items)[:60]
     whole = augmenter(digits).columns(positions)

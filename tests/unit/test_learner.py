@@ -52,9 +52,9 @@ def learner(dataset: PackedDataset, *overrides: str) -> Learner:
     return Learner(made, dataset, make_plan(made, NUM_SAMPLES), ONE)
 
 
-def batch(dataset: PackedDataset, plan: Plan, step: int) -> RankBatch:
+def batch(dataset: PackedDataset, plan: Plan, step: int, policy: str = "digits") -> RankBatch:
     """What the stream gives to the only rank."""
-    actor = Augmenter(str(dataset.path), "train", np.arange(NUM_SAMPLES), plan, Policy.from_config("digits"))
+    actor = Augmenter(str(dataset.path), "train", np.arange(NUM_SAMPLES), plan, Policy.from_config(policy))
     columns = actor.columns(np.arange(*plan.share(step, 0, 1)))
     return RankBatch(
         step, columns["image"], columns["label"], columns["epoch"], columns["sample_id"], columns["copy"],
@@ -215,6 +215,42 @@ def test_mixing_does_not_depend_on_accumulation_by_whole_groups(dataset: PackedD
     whole = learner(dataset, *overrides).backward(of(dataset, 0, *overrides))[0]
     parts = learner(dataset, *overrides, "train.grad_accum_steps=2").backward(of(dataset, 0, *overrides))[0]
     torch.testing.assert_close(whole, parts)
+
+
+# ---- augmented on the device ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["digits", "randaugment", "augmix"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_device_makes_what_actors_make(dataset: PackedDataset, policy: str, accumulation: int) -> None:
+    """Of originals among copies, in epochs that share a step: the same losses to the bit, and the same gradients."""
+    overrides = (
+        "augment.copies=2", "augment.select=0.5", "augment.keep_original=true", "augment.mixup_alpha=0.2",
+        "train.global_batch_size=16", f"train.grad_accum_steps={accumulation}",
+    )  # fmt: skip
+    made = job(*overrides)
+    plan = make_plan(made, NUM_SAMPLES)
+    by_actors = Learner(made, dataset, plan, ONE)
+    by_device = Learner(made, dataset, plan, ONE, Policy.from_config(policy))
+    for step in (0, 3):  # of 60 items an epoch: step 3 has items of two
+        augmented, plain = batch(dataset, plan, step, policy), batch(dataset, plan, step, "none")
+        assert set(plain.copies) == {0, 1, 2}
+        assert len(set(plain.epochs)) == 1 + (step == 3)
+        assert (augmented.images != plain.images).any()
+        expected, found = by_actors.backward(augmented), by_device.backward(plain)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+        assert_equal_trees(gradients(by_device), gradients(by_actors))
+        assert not torch.equal(by_actors.backward(plain)[0], expected[0])
+
+
+def test_the_device_leaves_originals(dataset: PackedDataset) -> None:
+    overrides = ("augment.copies=0", "augment.keep_original=true")
+    made = job(*overrides)
+    plan = make_plan(made, NUM_SAMPLES)
+    step = batch(dataset, plan, 0, "none")
+    expected = Learner(made, dataset, plan, ONE).backward(step)[0]
+    assert torch.equal(Learner(made, dataset, plan, ONE, Policy.from_config("digits")).backward(step)[0], expected)
 
 
 # ---- freezing ------------------------------------------------------------------------------------------------------

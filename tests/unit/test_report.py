@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from augft.augment.policy import PRESETS
+from augft.augment.policy import ALL_OPS, PRESETS, Policy
 from augft.config import load_job
 from augft.data.pack import pack
 from augft.data.packed import open_packed
@@ -347,6 +347,52 @@ def test_other_test_data_is_not_compared(run: Path, packed: Path) -> None:
     for page in pages:
         assert "not known to be tested on the same data" in page.text
         assert not re.search(r"\d points", page.text)
+
+
+def test_a_policy_of_ranges_schedules_phases_and_automatic_ops(run: Path) -> None:
+    policy = Policy.from_config(
+        {
+            "name": "curriculum",
+            "fill": "mean",
+            "epochs": 10,
+            "ops": [
+                {"brightness": {"factor": [0.5, 1.5]}},
+                {"contrast": {"factor": 1.2}},
+                {"rotate": {"degrees": {"schedule": [[0, 5], [0.5, 30]]}}},
+                {"scale": {"factor": {"schedule": [[0, [1, 1]], [1, [0.5, 2]]]}, "p": 0.5}},
+                {"erasing": {"noise": False}},
+            ],
+            "phases": [{"from_epoch": 4, "ops": ["trivial", "aug_mix"]}, {"from_epoch": 8, "ops": []}],
+        }
+    )
+    (run / "policy.json").write_text(policy.to_json())
+    page = Page(run)
+    for words in (
+        "filled with each picture's average colour",
+        "factor = 0.5 to 1.5 smallest and largest factor",
+        "factor = 1.2 smallest",
+        "degrees = 5 at 0 %, 30 at 50 % of the run largest angle either way",
+        "p = 0.5 probability that a sample gets this op",
+        "factor = 1 at 0 %, 0.5 to 2 at 100 % of the run",
+        "noise = false",
+        "At first",
+        "From epoch 4 on",
+        "From epoch 8 on Pictures as they are.",
+        "severity = 3",
+    ):
+        assert words in page.text, words
+    assert "p = 1 " not in page.text
+    assert page.text.index("trivial_augment") > page.text.index("From epoch 4 on")
+
+
+def test_every_op_has_words(run: Path) -> None:
+    for name in ALL_OPS:
+        (run / "policy.json").write_text(Policy.from_config([name]).to_json())
+        page = Page(run)
+        words = page.text[page.text.index("What it learned from") : page.text.index("Augmented samples")]
+        assert name in words
+        assert "np.float" not in words
+        assert not re.search(r"= [\[(]", words)  # a tuple as Python writes it
 
 
 # ---- runs that lack something --------------------------------------------------------------------------

@@ -6,17 +6,19 @@ import math
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch import nn
 
 from augft.errors import ConfigError
 from augft.train import precision
 from augft.train.ema import Ema
-from augft.train.loss import per_sample_loss
+from augft.train.loss import jensen_shannon, per_sample_loss
 from augft.train.schedule import build_optimizer, learning_rate, set_lr
 
 # ------------------------------------------------------------------ learning rate
@@ -202,3 +204,14 @@ def test_bf16_elsewhere_and_here(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx in (True, False):  # an older release's way, with one probe and without the other
         monkeypatch.setattr(torch, "cpu", SimpleNamespace(_is_amx_tile_supported=lambda amx=amx: amx))
         assert precision.fast_bf16(torch.device("cpu")) is amx
+
+
+def test_jensen_shannon_is_the_mean_divergence_from_the_mean() -> None:
+    logits = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    p = logits.double().softmax(2).numpy()
+    m = p.mean(0)
+    expected = np.mean([stats.entropy(view, m, axis=1) for view in p], axis=0)
+    np.testing.assert_allclose(jensen_shannon(logits).numpy(), expected, rtol=1e-5)
+    assert jensen_shannon(logits[:1].expand(3, 5, 7)).abs().max() < 1e-6
+    certain = 1000.0 * torch.eye(3)[:, None, :]
+    torch.testing.assert_close(jensen_shannon(certain), torch.tensor([3.0]).log(), rtol=1e-4, atol=0)

@@ -16,6 +16,7 @@ from augft.augment.ops.colour import FACTOR
 from augft.augment.ops.op import (
     IntArray,
     Op,
+    Size,
     UInt8Array,
     UInt64Array,
     between,
@@ -164,14 +165,18 @@ class Erasing(FinishOp):
     ) -> None:
         from augft.augment.masks import fill_boxes
 
+        boxes = self.boxes(values, Size(*images.shape[1:3]))
+        fill_boxes(images, rows, boxes, fill, keys if self.noise else None)
+
+    def boxes(self, values: Float64Array, size: Size) -> IntArray:
+        """Rows top, bottom, left, right of what is covered, in pixels, int64 (4, K)."""
         area, ratio, across, down = values
-        _, height, width, _ = images.shape
+        height, width = size
         wide = np.minimum(np.rint(np.sqrt(area * ratio * (height * width))), width)
         high = np.minimum(np.rint(np.sqrt(area / ratio * (height * width))), height)
         left = np.floor(across * (width - wide + 1))
         top = np.floor(down * (height - high + 1))
-        boxes = np.stack([top, top + high, left, left + wide]).astype(np.int64)
-        fill_boxes(images, rows, boxes, fill, keys if self.noise else None)
+        return np.stack([top, top + high, left, left + wide]).astype(np.int64)
 
 
 class Cutout(FinishOp):
@@ -192,12 +197,15 @@ class Cutout(FinishOp):
     ) -> None:
         from augft.augment.masks import fill_boxes
 
-        _, height, width, _ = images.shape
+        fill_boxes(images, rows, self.boxes(values, Size(*images.shape[1:3])), fill)
+
+    def boxes(self, values: Float64Array, size: Size) -> IntArray:
+        """As `Erasing.boxes`; parts may lie outside the picture."""
+        height, width = size
         side = np.rint(self.size * min(height, width))
         left = np.floor(values[0] * width) - np.floor(side / 2)
         top = np.floor(values[1] * height) - np.floor(side / 2)
-        boxes = np.stack([top, top + side, left, left + side]).astype(np.int64)
-        fill_boxes(images, rows, boxes, fill)
+        return np.stack([top, top + side, left, left + side]).astype(np.int64)
 
 
 class GridMask(FinishOp):
@@ -228,7 +236,10 @@ class GridMask(FinishOp):
     ) -> None:
         from augft.augment.masks import grid_mask
 
+        grid_mask(images, rows, *self.grid(values, Size(*images.shape[1:3])), fill)
+
+    def grid(self, values: Float64Array, size: Size) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
+        """Periods in pixels, shares that stay, offsets float64 (2, K), and angles, as `masks.grid_mask` takes them."""
         period, across, down, degrees = values
-        shorter = min(images.shape[1:3])
-        keep = np.full(len(rows), self.keep)
-        grid_mask(images, rows, np.maximum(period * shorter, 2.0), keep, np.stack([across, down]), degrees, fill)
+        keep = np.full(len(period), self.keep)
+        return np.maximum(period * min(size), 2.0), keep, np.stack([across, down]), degrees

@@ -276,13 +276,16 @@ class ResizedCrop(GeometryOp):
 
 
 class Perspective(GeometryOp):
-    """View from another side: each corner moves inwards by up to half of `distortion` of the size."""
+    """View from another side: each corner moves inwards by up to half of `distortion` of the size.
+
+    From two thirds on, three corners could come to lie in a line, and the picture would fold there.
+    """
 
     name = "perspective"
     num_values = 8
     source = "torchvision RandomPerspective"
 
-    distortion: float = Field(default=0.4, ge=0, le=0.9, description="how far corners move, 0 to 0.9")
+    distortion: float = Field(default=0.4, ge=0, le=0.6, description="how far corners move, 0 to 0.6")
 
     def values(self, uniforms: Float64Array) -> Float64Array:
         """How far the corners move: across then down, top left, top right, bottom right, bottom left."""
@@ -298,12 +301,14 @@ class Perspective(GeometryOp):
         forward = _square_to_quad(x, y)
         inverse = _adjugate(forward)
         right, bottom = max(1, size.width - 1), max(1, size.height - 1)
+        right, bottom = max(1, size.width - 1), max(1, size.height - 1)
+        # A common factor changes nothing. 1 at the middle, which is always in view, makes it positive where one looks.
+        inverse /= 0.5 * (inverse[6] + inverse[7]) + inverse[8]
         # S · inverse · S^-1, with S from units to pixels.
         for column, unit in ((0, right), (1, bottom)):
             inverse[column::3] *= 1 / unit
         inverse[:3] *= right
         inverse[3:6] *= bottom
-        inverse /= inverse[8].copy()
         return inverse
 
 
@@ -375,31 +380,33 @@ def _affine_about_middle(
 
 def _box(top: Float64Array, left: Float64Array, height: Float64Array, width: Float64Array, size: Size) -> Float64Array:
     """The map of the whole size onto a box of the source, edges onto edges."""
-    a, e = width / size.width, height / size.height
+    a, e = width / max(1, size.width), height / max(1, size.height)
     return affine(len(a), a=a, c=left + 0.5 * a - 0.5, e=e, f=top + 0.5 * e - 0.5)
 
 
 def _square_to_quad(x: Float64Array, y: Float64Array) -> Float64Array:
     """Projective maps of the unit square's corners (0, 0), (1, 0), (1, 1), (0, 1) to points, float64 (9, K).
 
+    Each up to a factor: nothing is divided.
+
     Heckbert, "Fundamentals of texture mapping and image warping", 1989. x and y are float64 (4, K).
     """
     dx1, dx2, dx3 = x[1] - x[2], x[3] - x[2], x[0] - x[1] + x[2] - x[3]
     dy1, dy2, dy3 = y[1] - y[2], y[3] - y[2], y[0] - y[1] + y[2] - y[3]
     det = dx1 * dy2 - dx2 * dy1
-    g = (dx3 * dy2 - dx2 * dy3) / det
-    h = (dx1 * dy3 - dx3 * dy1) / det
+    g = dx3 * dy2 - dx2 * dy3
+    h = dx1 * dy3 - dx3 * dy1
     return np.stack(
         [
-            x[1] - x[0] + g * x[1],
-            x[3] - x[0] + h * x[3],
-            x[0],
-            y[1] - y[0] + g * y[1],
-            y[3] - y[0] + h * y[3],
-            y[0],
+            det * (x[1] - x[0]) + g * x[1],
+            det * (x[3] - x[0]) + h * x[3],
+            det * x[0],
+            det * (y[1] - y[0]) + g * y[1],
+            det * (y[3] - y[0]) + h * y[3],
+            det * y[0],
             g,
             h,
-            np.ones_like(g),
+            det,
         ]
     )
 
