@@ -169,6 +169,9 @@ class TrainConfig(Section):
     """Factor of the learning rate from one stage to the stage below it."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """`mse`: mean squared error of softmax against one-hot targets."""
+    jsd_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """AugMix's consistency loss: weight of the Jensen-Shannon divergence between the model's answers to a picture and
+    to two mixtures of it, added to the loss of the picture; 12 in the paper, 0 is off. The policy ends with aug_mix."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Probability mass spread evenly over all classes."""
     clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
@@ -244,6 +247,12 @@ class Job(Section):
     train: TrainConfig = TrainConfig()
     scale: ScaleConfig = ScaleConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _consistency_is_of_unmixed_pictures(self) -> Job:
+        if self.train.jsd_weight and max(self.augment.mixup_alpha, self.augment.cutmix_alpha):
+            raise ValueError("train.jsd_weight does not go with augment.mixup_alpha or cutmix_alpha: set them to 0")
+        return self
 
     @model_validator(mode="after")
     def _a_step_has_a_sample_for_each_micro_batch(self) -> Job:

@@ -11,6 +11,7 @@ from augft.data.packed import PackedDataset, is_packed, open_packed
 from augft.data.plan import Plan
 from augft.data.subset import Subset, subset
 from augft.display import Display
+from augft.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,18 @@ def prepare(job: Job, display: Display) -> Prepared:
     """Read the policy, pack the pictures (or find them packed), choose the samples.
 
     Raises:
-        PolicyError, DataError: they are wrong.
+        PolicyError, ConfigError, DataError: they are wrong.
     """
     policy = Policy.from_config(job.augment.policy)
     if job.augment.sampling is not None:
         policy = replace(policy, sampling=job.augment.sampling)
     if policy.changes and policy.epochs is None:
         policy = replace(policy, epochs=job.train.epochs)
+    if job.train.jsd_weight and not policy.ends_with_aug_mix:
+        raise ConfigError(
+            f"train.jsd_weight {job.train.jsd_weight:g} compares mixtures of AugMix: let augment.policy "
+            f"(={policy.name}) end with aug_mix, or set train.jsd_weight to 0"
+        )
     packed = pack(
         job.data.source,
         None,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augft.augment.apply import draw_copies, render_parts
+from augft.augment.apply import draw_views, render_parts
 from augft.augment.kernel import row_digests
 from augft.augment.policy import Policy
 from augft.data.packed import PackedSplit, open_packed
@@ -27,14 +27,18 @@ class Augmenter:
         sample_ids: int64 (N,), the samples of the plan.
         plan: what stands at each position.
         policy: what is done to the copies; nothing where the device that trains does it.
+        num_views: pictures of each item, as in `draw_views`.
     """
 
-    def __init__(self, packed: str, split: str, sample_ids: IntArray, plan: Plan, policy: Policy) -> None:
+    def __init__(
+        self, packed: str, split: str, sample_ids: IntArray, plan: Plan, policy: Policy, num_views: int = 1
+    ) -> None:
         self._packed = packed
         self._split_name = split
         self._sample_ids = sample_ids
         self._plan = plan
         self._policy = policy
+        self._num_views = num_views
 
     @cached_property
     def _split(self) -> PackedSplit:
@@ -56,8 +60,9 @@ class Augmenter:
             positions: int64 (M,), `PADDING` where there is no item.
 
         Returns:
-            `image` uint8 (M, H, W, 3), `label` int32, `epoch`, `sample_id` and `copy` int64, `digest` uint64, (M, …);
-            zeros at the padding. `copy` is 0 for an original, c + 1 for copy c.
+            `image` uint8 (M, H, W, 3), or (M, num_views, H, W, 3) if there are several, `label` int32, `epoch`,
+            `sample_id` and `copy` int64, `digest` uint64, (M, …); zeros at the padding. `copy` is 0 for an original,
+            c + 1 for copy c.
         """
         real = np.flatnonzero(positions != PADDING)
         items = self._plan.items(positions[real])
@@ -65,17 +70,25 @@ class Augmenter:
         labels = self._split.labels[sample_ids]
         identity = _identity(positions[real], items, sample_ids, labels)
         copies = items.copy + items.augmented
-        images = np.empty((len(real), *self._split.image_shape), np.uint8)
-        digests = np.empty(len(real), np.uint64)
-        for part in render_parts(
-            lambda first, end: self._split.gather(sample_ids[first:end])[0],
+        drawn = draw_views(
             self._policy,
-            draw_copies(self._policy, seed=self._plan.seed, epochs=items.epoch, sample_ids=sample_ids, copies=copies),
-            images,
-        ):
-            digests[part] = row_digests(images[part], identity[part])
+            seed=self._plan.seed,
+            epochs=items.epoch,
+            sample_ids=sample_ids,
+            copies=copies,
+            num_views=self._num_views,
+        )
+        digests = np.zeros(len(real), np.uint64)
+        views = []
+        for number, one in enumerate(drawn):
+            images = np.empty((len(real), *self._split.image_shape), np.uint8)
+            for part in render_parts(
+                lambda first, end: self._split.gather(sample_ids[first:end])[0], self._policy, one, images
+            ):
+                digests[part] += row_digests(images[part], identity[part] + np.uint64(number))
+            views.append(images)
         columns: dict[str, npt.NDArray[Any]] = {
-            "image": images,
+            "image": views[0] if self._num_views == 1 else np.stack(views, 1),
             "label": labels,
             "epoch": items.epoch,
             "sample_id": sample_ids,

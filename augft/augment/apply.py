@@ -10,6 +10,7 @@ op on it: `render_parts` hands them out as they are ready.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from augft.augment.kernel import Displacement
 
 UInt8Array = npt.NDArray[np.uint8]
+
+NUM_VIEWS = 3
+"""Of a picture, for AugMix's consistency loss."""
 
 PART_BYTES = 2**22
 """Bytes of the pictures that are made at a time: few enough for the last cache, enough for the cost of a part."""
@@ -78,21 +82,29 @@ def draw_parameters(
     epoch: int | IntArray,
     sample_ids: IntArray | Sequence[int],
     copy: int | IntArray = 0,
+    mixture: int = 0,
 ) -> Drawn:
-    """What each sample gets of each op of the policy, in the policy's order. Arguments as in `augment_batch`."""
+    """What each sample gets of each op of the policy, in the policy's order. Arguments as in `augment_batch`.
+
+    `mixture` numbers independent draws of AugMix's chains and weights for the same sample.
+    """
     ids = np.asarray(sample_ids, np.int64)
     for name, numbers in (("epoch", epoch), ("copy", copy)):
         if np.shape(numbers) not in ((), ids.shape):
             raise ValueError(f"{name} must be one number or {ids.shape}, found {np.shape(numbers)}")
     draws = Draws.of_batch(seed, epoch, ids, copy)
     if not policy.changes:
-        return _draw(policy, draws, len(ids))
+        return _draw(policy, draws, len(ids), mixture)
     epochs = np.broadcast_to(epoch, ids.shape)
-    parts = [_draw(policy.at(int(e)), draws.part(np.flatnonzero(epochs == e)), len(ids)) for e in np.unique(epochs)]
+    parts = [
+        _draw(policy.at(int(e)), draws.part(np.flatnonzero(epochs == e)), len(ids), mixture) for e in np.unique(epochs)
+    ]
     return _join(parts, len(ids))
 
 
-def draw_copies(policy: Policy, *, seed: int, epochs: IntArray, sample_ids: IntArray, copies: IntArray) -> Drawn:
+def draw_copies(
+    policy: Policy, *, seed: int, epochs: IntArray, sample_ids: IntArray, copies: IntArray, mixture: int = 0
+) -> Drawn:
     """What each item of a batch gets: originals nothing, and copies what `draw_parameters` says.
 
     Args:
@@ -100,17 +112,41 @@ def draw_copies(policy: Policy, *, seed: int, epochs: IntArray, sample_ids: IntA
         seed: of the run.
         epochs, sample_ids: int64 (N,).
         copies: int64 (N,), 0 for an original, c + 1 for copy c of its sample.
+        mixture: as in `draw_parameters`.
     """
     rows = np.flatnonzero(copies)
-    drawn = draw_parameters(policy, seed=seed, epoch=epochs[rows], sample_ids=sample_ids[rows], copy=copies[rows] - 1)
+    drawn = draw_parameters(
+        policy,
+        seed=seed,
+        epoch=epochs[rows],
+        sample_ids=sample_ids[rows],
+        copy=copies[rows] - 1,
+        mixture=mixture,
+    )
     return drawn if len(rows) == len(copies) else drawn.spread(rows, len(copies))
 
 
-def _draw(policy: Policy, draws: Draws, num: int) -> Drawn:
+def draw_views(
+    policy: Policy, *, seed: int, epochs: IntArray, sample_ids: IntArray, copies: IntArray, num_views: int
+) -> list[Drawn]:
+    """One view of each item, or `NUM_VIEWS`: before AugMix's mixing, and two mixtures of the same picture.
+
+    Arguments as in `draw_copies`; the views of an original are all the original.
+    """
+    if num_views == 1:
+        return [draw_copies(policy, seed=seed, epochs=epochs, sample_ids=sample_ids, copies=copies)]
+    first, second = (
+        draw_copies(policy, seed=seed, epochs=epochs, sample_ids=sample_ids, copies=copies, mixture=mixture)
+        for mixture in range(2)
+    )
+    return [replace(first, chains=(), weights=None), first, second]
+
+
+def _draw(policy: Policy, draws: Draws, num: int, mixture: int) -> Drawn:
     drawn: list[DrawnOp] = []
     for op, stream in zip(policy.plain_ops, policy.streams, strict=True):
         if isinstance(op, AugMix):
-            return Drawn(num, tuple(drawn), *op.mix(stream, draws, num))
+            return Drawn(num, tuple(drawn), *op.mix(f"{stream}/{mixture}" if mixture else stream, draws, num))
         if isinstance(op, AutoOp):
             chosen = np.flatnonzero(draws.uniform(stream, 1)[0] < op.p) if op.p < 1 else None
             drawn += op.choose(stream, draws if chosen is None else draws.part(chosen))

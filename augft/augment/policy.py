@@ -111,6 +111,12 @@ class Policy:
         return bool(self.phases) or any(isinstance(op, ScheduledOp) for op in self.ops)
 
     @property
+    def ends_with_aug_mix(self) -> bool:
+        """Whether, in every epoch, its last op is AugMix."""
+        lists = [self.ops, *(ops for _, ops in self.phases)]
+        return all(ops and ops[-1].name == AugMix.name for ops in lists)
+
+    @property
     def plain_ops(self) -> tuple[Op, ...]:
         """The ops of a policy that does not change."""
         assert not self.changes

@@ -34,7 +34,9 @@ _LINEAR, _POSTERIZE, _SOLARIZE = int(Kind.LINEAR), int(Kind.POSTERIZE), int(Kind
 _GAMMA, _AUTOCONTRAST, _EQUALIZE = int(Kind.GAMMA), int(Kind.AUTOCONTRAST), int(Kind.EQUALIZE)
 
 _LARGEST = 32.0  # of a matrix entry: three of them times 255 stay within 31 bits
-_LARGEST_OFFSET = 8192.0
+_OFFSET = 8192.0
+LARGEST_OFFSET = int(_OFFSET * 2**16)
+"""Of a step, with what the averages add, in 2^-16: then no sum goes beyond 31 bits."""
 
 # Logarithms to base 2 of x/255, and 255·2^-f for f in [0, 1]: what gamma needs, in 2^-24 and 2^-20.
 LOG2 = np.rint(log(np.maximum(np.arange(256.0), 1) / 255) * (2.0**24 / log(np.array([2.0]))[0])).astype(np.int64)
@@ -93,8 +95,7 @@ def _linear(octets: UInt8Array, argument: Int64Array, sums: Int64Array, m: Int32
             for column in range(3):
                 weighed += argument[9 + 3 * row + column] * sums[column]
             offset += weighed // i64(num_pixels)
-        largest = i64(_LARGEST_OFFSET) << i64(16)  # with what the averages add, so that no sum goes beyond 31 bits
-        m[9 + row] = i32(min(max(offset, -largest), largest))
+        m[9 + row] = i32(min(max(offset, i64(-LARGEST_OFFSET)), i64(LARGEST_OFFSET)))
         for column in range(3):
             m[3 * row + column] = i32(argument[3 * row + column])
     if m[1] | m[2] | m[3] | m[5] | m[6] | m[7]:
@@ -232,7 +233,7 @@ def _recolour(
 
 def fixed_arguments(kinds_KS: UInt8Array, arguments_KSA: Float64Array) -> Int64Array:
     """The steps' arguments in 2^-16, held to what fits, int64 (K, S, 21)."""
-    bounded = np.clip(arguments_KSA, -_LARGEST_OFFSET, _LARGEST_OFFSET)
+    bounded = np.clip(arguments_KSA, -_OFFSET, _OFFSET)
     is_linear = (kinds_KS == Kind.LINEAR)[:, :, None]
     matrix = bounded[:, :, :18]
     np.copyto(matrix, np.clip(matrix, -_LARGEST, _LARGEST), where=is_linear)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from augft.augment.apply import draw_copies
+from augft.augment.apply import NUM_VIEWS, draw_views
 from augft.augment.device import render
 from augft.augment.draw import stream_key
 from augft.augment.mix import draw_mix, mix, partners
@@ -27,7 +27,7 @@ from augft.model.files import ModelMeta, model_to_bytes
 from augft.model.stages import boundaries, freeze, parameter_groups, set_train_mode, stages
 from augft.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from augft.train.ema import Ema
-from augft.train.loss import per_sample_loss
+from augft.train.loss import jensen_shannon, per_sample_loss
 from augft.train.precision import fast_bf16
 from augft.train.ranks import Ranks
 from augft.train.schedule import build_optimizer, learning_rate, set_lr
@@ -161,7 +161,7 @@ class Learner:
         if len(rows) == 0:
             return self._empty_micro_batch(batch)
         device = self._ranks.device
-        images = self._preprocess.normalise(self._pixels(batch, slice(rows[0], rows[-1] + 1)))
+        images = self._preprocess.normalise(torch.cat(self._views(batch, slice(rows[0], rows[-1] + 1))))
         labels = torch.from_numpy(batch.labels[rows].astype(np.int64)).to(device, non_blocking=True)
         targets = labels
         augment = self._job.augment
@@ -180,27 +180,30 @@ class Learner:
         if len(rows) == 1:
             self._freeze_batch_statistics()
         with self._autocast():
-            logits = self._called(images)
-        loss = per_sample_loss(logits, targets, self._train.loss, self._train.label_smoothing)
-        return loss, logits.detach().argmax(1) == labels
+            logits_V = self._called(images).unflatten(0, (-1, len(rows)))  # (V, N, C)
+        loss = per_sample_loss(logits_V[0], targets, self._train.loss, self._train.label_smoothing)
+        if self._train.jsd_weight:
+            loss = loss + self._train.jsd_weight * jensen_shannon(logits_V)
+        return loss, logits_V[0].detach().argmax(1) == labels
 
-    def _pixels(self, batch: RankBatch, rows: slice) -> torch.Tensor:
-        """The pictures that are learnt from, uint8 (N, H, W, 3) on the device."""
+    def _views(self, batch: RankBatch, rows: slice) -> list[torch.Tensor]:
+        """The pictures that are learnt from, uint8 (N, H, W, 3) each on the device: one, or three for `jsd_weight`."""
         pixels = self._preprocess.upload(batch.images[rows])
         if self._policy is None:
-            return pixels
-        drawn = draw_copies(
+            return [pixels] if pixels.ndim == 4 else list(pixels.unbind(1))
+        views = draw_views(
             self._policy,
             seed=self._job.seed,
             epochs=batch.epochs[rows],
             sample_ids=batch.sample_ids[rows],
             copies=batch.copies[rows],
+            num_views=NUM_VIEWS if self._train.jsd_weight else 1,
         )
-        return render(pixels, self._policy, drawn)
+        return [render(pixels, self._policy, drawn) for drawn in views]
 
     def _empty_micro_batch(self, batch: RankBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """A rank without a share of the last step takes part in the exchange of gradients, with zeros."""
-        shape = (1, *batch.images.shape[1:])
+        shape = (1, *batch.images.shape[-3:])
         self._freeze_batch_statistics()
         with self._autocast():
             logits = self._called(self._preprocess(np.zeros(shape, np.uint8)))

@@ -19,6 +19,7 @@ import torch
 from ray.train.collective import barrier, broadcast_from_rank_zero
 
 from augft.augment.actor import Augmenter
+from augft.augment.apply import NUM_VIEWS
 from augft.augment.policy import Policy
 from augft.config import Job
 from augft.data.packed import PackedDataset, open_packed
@@ -82,9 +83,9 @@ def _run(assignment: Assignment) -> dict[str, Any]:
     dataset = open_packed(assignment.packed)
     samples = subset(dataset, job.data, job.seed)
     plan = make_plan(job, len(samples.train_ids))
-    by_actors, by_device = assignment.policy, None
+    by_actors, by_device, num_views = assignment.policy, None, NUM_VIEWS if job.train.jsd_weight else 1
     if job.augment.where == "device":
-        by_actors, by_device = Policy(name="none"), assignment.policy
+        by_actors, by_device, num_views = Policy(name="none"), assignment.policy, 1
     learner = Learner(job, dataset, plan, ranks, by_device)
 
     # ---- go on from the newest checkpoint, where there is one ------------------------------------------------------
@@ -120,13 +121,14 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         "sample_ids": samples.train_ids,
         "plan": plan,
         "policy": by_actors,
+        "num_views": num_views,
     }
     pool = Pool(
         Augmenter,
         actor_kwargs,
         min_actors=assignment.min_actors,
         max_actors=assignment.max_actors,
-        row_bytes=height * width * channels,
+        row_bytes=num_views * height * width * channels,
     )
     stream = batches(
         plan,

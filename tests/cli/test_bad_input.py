@@ -96,6 +96,7 @@ def source(path: Path) -> tuple[str, str]:
         ("augment.policy=[{rotate: {degree: 3}}]", "rotate: unknown parameter 'degree'; did you mean 'degrees'?"),
         ("augment.policy=[{rotate: {degrees: -3}}]", "rotate.degrees"),
         ("augment.policy=missing.yaml", "cannot read the policy file missing.yaml: No such file or directory"),
+        ("train.jsd_weight=12", "train.jsd_weight 12 compares mixtures of AugMix: let augment.policy (=digits) end"),
         ("run.baseline=nonesuch", "unknown policy 'nonesuch'"),
         ("data.source=nowhere", "source 'nowhere' does not exist: give digits, cifar10, or the path of"),
         ("data.labels_per_class=500", "fewer than labels_per_class=500: set data.labels_per_class to"),

@@ -180,3 +180,10 @@ for process in psutil.process_iter(["cmdline"]):
         killed += 1
 raise SystemExit(0 if killed >= 2 else 1)
 """
+
+
+def test_where_pictures_are_made_does_not_show(undisturbed: Run, tmp_path: Path) -> None:
+    other = train(_job("augment.where=device"), run_dir=str(tmp_path / "other"))
+    assert other.storage.read("model.safetensors") == undisturbed.storage.read("model.safetensors")
+    assert _without_times(other) == _without_times(undisturbed)
+    assert other.summary["stream_digest"] != undisturbed.summary["stream_digest"]

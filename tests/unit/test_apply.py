@@ -291,6 +291,9 @@ def test_what_is_drawn_for_some_can_be_spread_over_a_batch() -> None:
     others = np.setdiff1d(np.arange(12), rows)
     np.testing.assert_array_equal(out[others], images[others])
     spread = drawn.spread(rows, 12)
+    assert spread.weights is not None
+    np.testing.assert_array_equal(spread.weights[0, others], 1)
+    np.testing.assert_array_equal(spread.weights[:, rows], drawn.weights)
     assert [spread.describe(int(row)) for row in rows] == [drawn.describe(i) for i in range(4)]
     assert spread.describe(0) == []
 

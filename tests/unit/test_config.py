@@ -77,6 +77,7 @@ ACCEPTED = {
     "train.head_lr_multiplier": [0.1, 10.0],
     "train.layer_decay": [0.1, 1.0],
     "train.loss": ["cross_entropy", "mse"],
+    "train.jsd_weight": [0.0, 12.0],
     "train.label_smoothing": [0.0, 0.99],
     "train.clip_grad_norm": [0.1, None],
     "train.precision": ["auto", "fp32", "bf16", "fp16"],
@@ -138,6 +139,7 @@ REFUSED = {
     "train.head_lr_multiplier": [0.0],
     "train.layer_decay": [0.0, 1.1],
     "train.loss": ["hinge"],
+    "train.jsd_weight": [-1.0, float("inf")],
     "train.label_smoothing": [-0.1, 1.0],
     "train.clip_grad_norm": [0.0],
     "train.precision": ["fp64"],
@@ -167,6 +169,12 @@ def nested(key: str, content: Any) -> str:
     for name in reversed(key.split(".")):
         content = {name: content}
     return yaml.safe_dump(content)
+
+
+def test_consistency_and_mixing_exclude_each_other() -> None:
+    assert load_job_text("train: {jsd_weight: 12}", "job").train.jsd_weight == 12
+    with pytest.raises(ConfigError, match=r"jsd_weight does not go with augment\.mixup_alpha"):
+        load_job_text("{train: {jsd_weight: 12}, augment: {mixup_alpha: 0.2}}", "job")
 
 
 def test_every_key_is_tested() -> None:

@@ -23,7 +23,7 @@ from augft.errors import PolicyError
 
 UInt8Array = npt.NDArray[np.uint8]
 
-SIZES = [(32, 32), (31, 47)]
+SIZES = [(32, 32), (31, 47), (65, 65)]
 FILLS: list[Any] = [(0, 0, 0), (250, 3, 99), "mean", "edge", "reflect"]
 SHORT_NAMES = ["rand-m15-n4", "trivial", "auto-cifar10", "auto-imagenet", "auto-svhn", "augmix-m9-w4-d3"]
 CASES: dict[str, Any] = {
@@ -32,6 +32,8 @@ CASES: dict[str, Any] = {
     **{name: name for name in SHORT_NAMES},
     "enlarge": [{"scale": {"factor": [1.2, 3.0]}}, {"rotate": {"degrees": 3}}],
     "shrink": [{"scale": {"factor": [0.15, 0.7]}}, "rotate"],
+    "to a half": [{"scale": {"factor": 0.5}}],
+    "strongest contrast": [{"contrast": {"factor": 10}}, {"contrast": {"factor": 10}}, {"brightness": {"factor": 10}}],
     "far away": [{"translate": {"x": 4, "y": 4}}, {"rotate": {"degrees": 180}}],
     "strong perspective": [{"perspective": {"distortion": 0.6}}, "elastic"],
     "fine elastic": [{"elastic": {"cells": 16, "strength": 0.5}}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def learner(dataset: PackedDataset, *overrides: str) -> Learner:
     return Learner(made, dataset, make_plan(made, NUM_SAMPLES), ONE)
 
 
-def batch(dataset: PackedDataset, plan: Plan, step: int, policy: str = "digits") -> RankBatch:
+def batch(dataset: PackedDataset, plan: Plan, step: int, policy: str = "digits", num_views: int = 1) -> RankBatch:
     """What the stream gives to the only rank."""
-    actor = Augmenter(str(dataset.path), "train", np.arange(NUM_SAMPLES), plan, Policy.from_config(policy))
+    made = Policy.from_config(policy)
+    actor = Augmenter(str(dataset.path), "train", np.arange(NUM_SAMPLES), plan, made, num_views)
     columns = actor.columns(np.arange(*plan.share(step, 0, 1)))
     return RankBatch(
         step, columns["image"], columns["label"], columns["epoch"], columns["sample_id"], columns["copy"],
@@ -251,6 +253,38 @@ def test_the_device_leaves_originals(dataset: PackedDataset) -> None:
     step = batch(dataset, plan, 0, "none")
     expected = Learner(made, dataset, plan, ONE).backward(step)[0]
     assert torch.equal(Learner(made, dataset, plan, ONE, Policy.from_config("digits")).backward(step)[0], expected)
+
+
+# ---- consistency of views ------------------------------------------------------------------------------------------
+
+
+def test_consistency_is_of_a_picture_and_two_mixtures_of_it(dataset: PackedDataset) -> None:
+    overrides = ("augment.policy=augmix", "train.jsd_weight=12", "augment.keep_original=true")
+    made = job(*overrides)
+    plan = make_plan(made, NUM_SAMPLES)
+    step = batch(dataset, plan, 0, "augmix", num_views=3)
+    unmixed, first, second = step.images.swapaxes(0, 1)
+    copies = step.copies > 0
+    assert (unmixed[copies] != first[copies]).any((1, 2, 3)).any()
+    assert (first[copies] != second[copies]).any((1, 2, 3)).any()
+    np.testing.assert_array_equal(first, batch(dataset, plan, 0, "augmix").images)
+    np.testing.assert_array_equal(unmixed, batch(dataset, plan, 0, "standard").images)  # AugMix's flip and crop
+    np.testing.assert_array_equal(unmixed[~copies], second[~copies])
+
+    trained = Learner(made, dataset, plan, ONE)
+    losses, correct = trained.backward(step)
+    plain = Learner(job(), dataset, plan, ONE)
+    plain_losses, plain_correct = plain.backward(replace(step, images=unmixed))
+    # bn: frozen, so that a picture's answer does not depend on the others in the batch
+    answers = [plain.model(plain._preprocess(view)).softmax(1) for view in (unmixed, first, second)]
+    mean = sum(answers) / 3
+    divergence = sum((p * (p / mean).log()).sum(1) for p in answers) / 3
+    torch.testing.assert_close(losses, plain_losses + 12 * divergence.detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(correct, plain_correct)
+    assert divergence[torch.from_numpy(~copies)].abs().max() < 1e-6 < divergence[torch.from_numpy(copies)].max()
+
+    by_device = Learner(made, dataset, plan, ONE, Policy.from_config("augmix"))
+    assert torch.equal(by_device.backward(batch(dataset, plan, 0, "none"))[0], losses)
 
 
 # ---- freezing ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from augft.augment.device.tensors import Tensor, change_rows, octets, put
 from augft.augment.draw import Float64Array, IntArray
 from augft.augment.ops.colour import Kind
-from augft.augment.recolour import EXP2, LOG2, fixed_arguments
+from augft.augment.recolour import EXP2, LARGEST_OFFSET, LOG2, fixed_arguments
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -37,7 +37,7 @@ def _linear(x: Tensor, argument: IntArray) -> Tensor:
         sums = x.sum((2, 3), dtype=torch.int64)
         weighed = (put(argument[:, 9:18], x, torch.int64).view(-1, 3, 3) * sums[:, None]).sum(2)
         offset += weighed.div(x.shape[2] * x.shape[3], rounding_mode="floor")
-    total = offset.to(torch.int32)[:, :, None, None].expand(values.shape)
+    total = offset.clamp(-LARGEST_OFFSET, LARGEST_OFFSET).to(torch.int32)[:, :, None, None].expand(values.shape)
     if argument[:, [1, 2, 3, 5, 6, 7]].any():
         for channel in range(3):
             total = total.addcmul(values[:, channel : channel + 1], matrix[:, :, channel])

@@ -32,7 +32,8 @@ def warp(images: Tensor, inverse: Float64Array, fill: Fill, bilinear: bool, disp
     general = (m[:, 6:8] != 0).any(1) | (fill == "reflect")
     if displaced is not None:
         general[displaced.rows] = True
-    whole = ((m[:, :6] & 0xFFFFFFFF) == 0).all(1)
+    samples = samples_each(inverse, bilinear)
+    whole = ((m[:, :6] & 0xFFFFFFFF) == 0).all(1) & (samples == 1).all(1)
     blend = bilinear & (general | ~whole)
     planes = _planes(images, fill, blend & ~general & _stays_inside(m, height, width))
     out = images.new_empty((num, 3, height, width))
@@ -41,7 +42,7 @@ def warp(images: Tensor, inverse: Float64Array, fill: Fill, bilinear: bool, disp
     if len(nearest):
         store(out, nearest, _sample(planes, nearest, *_positions(m[nearest], planes, False), False))
     if len(plain):
-        store(out, plain, _average(planes, plain, m[plain], samples_each(inverse[:, plain], True)))
+        store(out, plain, _average(planes, plain, m[plain], samples[plain]))
     if len(rest):
         lattices = None
         if displaced is not None:
