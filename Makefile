@@ -42,6 +42,9 @@ check: $(INSTALLED)
 
 bench: $(BENCHED)
 	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/warp.py
+	$(BIN)/python benchmarks/device.py
+	$(BIN)/python benchmarks/composition.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/precision.py

@@ -773,9 +773,10 @@ def test_labels_say_what_is_done() -> None:
     assert Shear().label(np.array([-12.4, 0.0])) == "shear x −12°"
     assert Shear().label(np.array([0.0, 0.0])) == "shear 0°"
     assert Scale().label(np.array([1.234])) == "scale ×1.23"
-    assert Affine().label(np.array([-5.0, 0, 0, 0.9, 0, 0])) == "affine −5° ×0.90"
+    assert Affine().label(np.array([-5.0, 0, 0, 0.9, 0, 0])) == "affine −5° (0 %, 0 %) ×0.90"
+    assert Affine().label(np.array([7.0, 0.01, 0.04, 1, 3, 0])) == "affine +7° (+1 %, +4 %) ×1.00 shear x +3°"
     assert CenterCrop(share=0.5).label(np.empty(0)) == "center crop 50%"
-    assert ResizedCrop().label(np.array([0.3, 1, 0, 0])) == "resized crop 30%"
+    assert ResizedCrop().label(np.array([0.3, 1.2, 0, 0.5])) == "resized crop 30% 1.20:1 at (0%, 50%)"
     assert Perspective().label(np.full(8, 0.1)) == "perspective 10%"
     assert Elastic().label(np.array([0.02, -0.07])) == "elastic 7%"
 
@@ -784,7 +785,7 @@ def test_labels_say_what_is_done() -> None:
 def test_every_op_has_a_label_and_a_source(name: str) -> None:
     one = drawn_values({name: {}})
     label = one.op.label(one.values[:, 0])
-    assert 3 < len(label) < 40
+    assert 3 < len(label) < 60
     assert "nan" not in label
     assert len(one.op.source) > 10
     assert one.op.__doc__

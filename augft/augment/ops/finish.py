@@ -158,7 +158,8 @@ class Erasing(FinishOp):
         return np.stack([area, ratio, uniforms[2], uniforms[3]])
 
     def label(self, values: Float64Array) -> str:
-        return f"erase {values[0]:.0%}"
+        area, ratio, across, down = values
+        return f"erase {area:.0%} {ratio:.2f}:1 at ({across:.0%}, {down:.0%})"
 
     def apply(
         self, images: UInt8Array, rows: IntArray, values: Float64Array, fill: UInt8Array, keys: UInt64Array
@@ -190,7 +191,7 @@ class Cutout(FinishOp):
     size: float = Field(default=0.5, gt=0, le=1, description="side of the square, as a share of the shorter side")
 
     def label(self, values: Float64Array) -> str:
-        return f"cutout {self.size:.0%}"
+        return f"cutout {self.size:.0%} at ({values[0]:.0%}, {values[1]:.0%})"
 
     def apply(
         self, images: UInt8Array, rows: IntArray, values: Float64Array, fill: UInt8Array, keys: UInt64Array
@@ -229,7 +230,8 @@ class GridMask(FinishOp):
         )
 
     def label(self, values: Float64Array) -> str:
-        return f"grid {values[0]:.0%} {signed(values[3], '.0f')}°"
+        period, across, down, degrees = values
+        return f"grid {period:.0%} at ({across:.0%}, {down:.0%}) {signed(degrees, '.0f')}°"
 
     def apply(
         self, images: UInt8Array, rows: IntArray, values: Float64Array, fill: UInt8Array, keys: UInt64Array

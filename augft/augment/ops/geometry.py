@@ -189,7 +189,10 @@ class Affine(GeometryOp):
         )
 
     def label(self, values: Float64Array) -> str:
-        return f"affine {signed(values[0], '.0f')}° ×{values[3]:.2f}"
+        degrees, x, y, factor, *shears = values
+        shift = f"({signed(100 * x, '.0f')} %, {signed(100 * y, '.0f')} %)"
+        slants = " ".join(f"{axis} {signed(angle, '.0f')}°" for axis, angle in zip("xy", shears, strict=True) if angle)
+        return f"affine {signed(degrees, '.0f')}° {shift} ×{factor:.2f}" + (f" shear {slants}" if slants else "")
 
     def inverse(self, values: Float64Array, size: Size) -> Float64Array:
         degrees, x, y, factor, shear_x, shear_y = values
@@ -263,7 +266,8 @@ class ResizedCrop(GeometryOp):
         )
 
     def label(self, values: Float64Array) -> str:
-        return f"resized crop {values[0]:.0%}"
+        area, ratio, across, down = values
+        return f"resized crop {area:.0%} {ratio:.2f}:1 at ({across:.0%}, {down:.0%})"
 
     def inverse(self, values: Float64Array, size: Size) -> Float64Array:
         area, ratio, across, down = values
