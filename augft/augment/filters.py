@@ -13,7 +13,6 @@ test a signed one for a negative value, which stops vectorisation.
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,7 @@ from augft.augment.draw import (
     UInt32Array,
     UInt64Array,
 )
+from augft.augment.in_place import expect_shape, octets_of
 from augft.augment.portable import exp
 
 __all__ = [
@@ -58,25 +58,6 @@ _RUN = 4096  # values a stage takes at once
 
 _OCTETS, _SIDE = array(types.uint8, 2), types.int64
 _ROWS, _FACTORS = array(types.int64, 1, readonly=True), array(types.int32, 1, readonly=True)
-
-
-def _octets(images_NHWC: UInt8Array, rows_K: IntArray) -> UInt8Array:
-    """The batch as uint8 (N, H·W·3), the same memory. Compiled code tests no index, so rows are tested here."""
-    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[3] != 3:
-        raise ValueError(f"images must be uint8 (N, H, W, 3), found {images_NHWC.dtype} {images_NHWC.shape}")
-    if not (images_NHWC.flags.c_contiguous and images_NHWC.flags.writeable):
-        raise ValueError("images must be C-contiguous and writeable: they are changed in place")
-    if rows_K.ndim != 1 or rows_K.dtype.kind not in "iu":
-        raise ValueError(f"rows must be integers (K,), found {rows_K.dtype} {rows_K.shape}")
-    num = len(images_NHWC)
-    if rows_K.size and not 0 <= rows_K.min() <= rows_K.max() < num:
-        raise ValueError(f"rows must be in [0, {num}), found {rows_K.min()} to {rows_K.max()}")
-    return images_NHWC.reshape(num, images_NHWC[:1].size)
-
-
-def _expect(name: str, numbers: npt.NDArray[Any], *shape: int) -> None:
-    if numbers.shape != shape:
-        raise ValueError(f"{name} must be {shape}, found {numbers.shape}")
 
 
 def _integers(rows_K: IntArray) -> IntArray:
@@ -145,8 +126,8 @@ def sharpen(images_NHWC: UInt8Array, rows_K: IntArray, factor_K: Float64Array) -
     Raises:
         ValueError: a factor or a row is out of its range, or the pictures are not as stated.
     """
-    octets = _octets(images_NHWC, rows_K)
-    _expect("factor", factor_K, len(rows_K))
+    octets = octets_of(images_NHWC, rows_K)
+    expect_shape("factor", factor_K, len(rows_K))
     if not ((factor_K >= 0) & (factor_K <= 100)).all():  # which NaN is not, either
         raise ValueError(f"factor must be in [0, 100], found {np.min(factor_K)} to {np.max(factor_K)}")
     _, height, width, _ = images_NHWC.shape
@@ -304,8 +285,8 @@ def gaussian_blur(images_NHWC: UInt8Array, rows_K: IntArray, sigma_K: Float64Arr
     Raises:
         ValueError: a sigma or a row is out of its range, or the pictures are not as stated.
     """
-    octets = _octets(images_NHWC, rows_K)
-    _expect("sigma", sigma_K, len(rows_K))
+    octets = octets_of(images_NHWC, rows_K)
+    expect_shape("sigma", sigma_K, len(rows_K))
     if not ((sigma_K > 0) & (sigma_K < np.inf)).all():
         raise ValueError(f"sigma must be above 0 and finite, found {np.min(sigma_K)} to {np.max(sigma_K)}")
     _, height, width, _ = images_NHWC.shape
@@ -401,9 +382,9 @@ def add_gaussian_noise(images_NHWC: UInt8Array, rows_K: IntArray, sigma_K: Float
     Raises:
         ValueError: a sigma or a row is out of its range, or the pictures are not as stated.
     """
-    octets = _octets(images_NHWC, rows_K)
-    _expect("sigma", sigma_K, len(rows_K))
-    _expect("keys", keys_K, len(rows_K))
+    octets = octets_of(images_NHWC, rows_K)
+    expect_shape("sigma", sigma_K, len(rows_K))
+    expect_shape("keys", keys_K, len(rows_K))
     if not ((sigma_K >= 0) & (sigma_K <= 1)).all():
         raise ValueError(f"sigma must be in [0, 1], found {np.min(sigma_K)} to {np.max(sigma_K)}")
     keys = np.ascontiguousarray(keys_K, np.uint64)
@@ -695,8 +676,8 @@ def jpeg(images_NHWC: UInt8Array, rows_K: IntArray, quality_K: IntArray) -> None
     Raises:
         ValueError: a quality or a row is out of its range, or the pictures are not as stated.
     """
-    octets = _octets(images_NHWC, rows_K)
-    _expect("quality", quality_K, len(rows_K))
+    octets = octets_of(images_NHWC, rows_K)
+    expect_shape("quality", quality_K, len(rows_K))
     if not ((quality_K >= 1) & (quality_K <= 100)).all():
         raise ValueError(f"quality must be in [1, 100], found {np.min(quality_K)} to {np.max(quality_K)}")
     _, height, width, _ = images_NHWC.shape

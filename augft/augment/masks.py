@@ -8,8 +8,6 @@ every platform and CPU.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from numba import types
@@ -27,6 +25,7 @@ from augft.augment.draw import (
     UInt32Array,
     UInt64Array,
 )
+from augft.augment.in_place import expect_shape, octets_of
 from augft.augment.portable import sin_cos_degrees
 
 __all__ = ["fill_boxes", "grid_mask", "grid_phases"]
@@ -38,25 +37,6 @@ _RUN_PIXELS = 1024  # that a stage takes at once: its arrays stay in the L1 cach
 _OCTETS, _SIDE = array(types.uint8, 2), types.int64
 _ROWS, _BOXES = array(types.int64, 1, readonly=True), array(types.int64, 2, readonly=True)
 _COLOURS, _KEYS = array(types.uint8, 2, readonly=True), array(types.uint64, 1, readonly=True)
-
-
-def _octets(images_NHWC: UInt8Array, rows_K: IntArray) -> UInt8Array:
-    """The batch as uint8 (N, H·W·3), the same memory. Compiled code tests no index, so rows are tested here."""
-    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[3] != 3:
-        raise ValueError(f"images must be uint8 (N, H, W, 3), found {images_NHWC.dtype} {images_NHWC.shape}")
-    if not (images_NHWC.flags.c_contiguous and images_NHWC.flags.writeable):
-        raise ValueError("images must be C-contiguous and writeable: they are changed in place")
-    if rows_K.ndim != 1 or rows_K.dtype.kind not in "iu":
-        raise ValueError(f"rows must be integers (K,), found {rows_K.dtype} {rows_K.shape}")
-    num = len(images_NHWC)
-    if rows_K.size and not 0 <= rows_K.min() <= rows_K.max() < num:
-        raise ValueError(f"rows must be in [0, {num}), found {rows_K.min()} to {rows_K.max()}")
-    return images_NHWC.reshape(num, images_NHWC[:1].size)
-
-
-def _expect(name: str, numbers: npt.NDArray[Any], *shape: int) -> None:
-    if numbers.shape != shape:
-        raise ValueError(f"{name} must be {shape}, found {numbers.shape}")
 
 
 # -- boxes -----------------------------------------------------------------------------------------
@@ -166,18 +146,18 @@ def fill_boxes(
     Raises:
         ValueError: a row is out of its range, or the pictures are not as stated.
     """
-    octets = _octets(images_NHWC, rows_K)
-    _expect("boxes", boxes_4K, 4, len(rows_K))
+    octets = octets_of(images_NHWC, rows_K)
+    expect_shape("boxes", boxes_4K, 4, len(rows_K))
     _, height, width, _ = images_NHWC.shape
     rows = np.ascontiguousarray(rows_K, np.int64)
     boxes = np.ascontiguousarray(np.clip(boxes_4K, 0, [[height], [height], [width], [width]]), np.int64)
     if octets.size == 0:
         return
     if keys_K is None:
-        _expect("fill", fill_K3, len(rows_K), 3)
+        expect_shape("fill", fill_K3, len(rows_K), 3)
         _fill_colour(octets, width, rows, boxes, np.ascontiguousarray(fill_K3, np.uint8))
     else:
-        _expect("keys", keys_K, len(rows_K))
+        expect_shape("keys", keys_K, len(rows_K))
         _fill_noise(octets, width, rows, boxes, np.ascontiguousarray(keys_K, np.uint64))
 
 
@@ -264,17 +244,17 @@ def grid_mask(
     Raises:
         ValueError: a number or a row is out of its range, or the pictures are not as stated.
     """
-    octets = _octets(images_NHWC, rows_K)
+    octets = octets_of(images_NHWC, rows_K)
     for name, numbers, low, high in (
         ("period", period_K, 1.0, 1e6),
         ("keep", keep_K, 0.0, 1.0),
         ("offset", offset_2K, 0.0, 1.0),
         ("angle", angle_K, -3600.0, 3600.0),
     ):
-        _expect(name, numbers, *([2] if name == "offset" else []), len(rows_K))
+        expect_shape(name, numbers, *([2] if name == "offset" else []), len(rows_K))
         if not ((numbers >= low) & (numbers <= high)).all():  # which NaN is not, either
             raise ValueError(f"{name} must be in [{low:g}, {high:g}], found {np.min(numbers)} to {np.max(numbers)}")
-    _expect("fill", fill_K3, len(rows_K), 3)
+    expect_shape("fill", fill_K3, len(rows_K), 3)
     _, height, width, _ = images_NHWC.shape
     if octets.size == 0:
         return

@@ -20,6 +20,7 @@ from numpy import uint32 as u32
 
 from augft.augment.compiled import array, compiled, part
 from augft.augment.draw import Float64Array
+from augft.augment.in_place import octets_of
 from augft.augment.ops.colour import Kind
 from augft.augment.portable import exp, log
 
@@ -250,7 +251,8 @@ def recolour(images_NHWC: UInt8Array, rows_K: Int64Array, kinds_KS: UInt8Array, 
         kinds_KS: uint8 (K, S), the steps of each as `Kind`, 0 past the last.
         arguments_KSA: float64 (K, S, 21), the steps' arguments. A matrix entry is held to ±32, an offset to ±8,192.
     """
-    if images_NHWC.size == 0:
+    octets = octets_of(images_NHWC, rows_K)
+    if octets.size == 0:
         return
     fixed = fixed_arguments(kinds_KS, arguments_KSA)
-    _recolour(images_NHWC.reshape(len(images_NHWC), -1), rows_K, kinds_KS, fixed, LOG2, EXP2)
+    _recolour(octets, rows_K, kinds_KS, fixed, LOG2, EXP2)
