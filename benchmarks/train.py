@@ -10,8 +10,9 @@ Three ways to train the same model, with the same precision, memory format, opti
     document     the seed document's loop: torchvision transforms on each picture, a DataLoader with one worker
 
 They take turns of a few seconds within one run: while another's turn is on, all processes of Ray are stopped
-(SIGSTOP), so a slow minute of the machine falls on all three alike. Figures are steps over the time of the turns;
-start-up and validation are not in them. For augft the share of the time spent waiting for pictures, the longest single
+(SIGSTOP), so a slow minute of the machine falls on all three alike. A turn begins with two seconds that do not count:
+after a rest caches are cold, and Ray's processes catch up. Figures are steps over the time of the turns; start-up and
+validation are not in them. For augft the share of the time spent waiting for pictures, the longest single
 wait against a step (several epochs' borders lie in a run), and the time from the command to the first finished step
 are printed too, of an undisturbed run that comes first.
 """
@@ -48,6 +49,7 @@ from augft.train.precision import fast_bf16
 from augft.train.session import ray_session
 
 NUM_WARM_STEPS = 32
+SETTLING_S = 2.0
 STEPS_AN_EPOCH = 16
 
 JOB = """
@@ -132,7 +134,8 @@ class Augft:
 
     def __init__(self, arguments: argparse.Namespace, packed: Path, run_dir: str) -> None:
         self._steps = Steps()
-        run_s = 30 + 3.1 * (arguments.turns + 1) * arguments.seconds  # of three that take turns, and one to warm up
+        turn_s = SETTLING_S + arguments.seconds
+        run_s = 30 + 3.1 * (arguments.turns + 1) * turn_s  # of three that take turns, and one to warm up
         job = load_job_text(JOB.format(packed=packed, stop=f"{{time_s: {run_s}}}", **vars(arguments)), "benchmark")
         self._run = threading.Thread(
             target=train, args=(job,), kwargs={"run_dir": run_dir, "display": self._steps}, daemon=True
@@ -152,7 +155,7 @@ class Augft:
             process.send_signal(signal.SIGCONT)
 
     def turn(self, seconds: float) -> int:
-        """Let it run; how many steps it did. What is seen too late counts in the next turn."""
+        """Let it run; how many steps it did, as it tells: about half a second late at both ends."""
         before = self._steps.num_steps
         time.sleep(seconds)
         return self._steps.num_steps - before
@@ -170,17 +173,26 @@ def take_turns(arguments: argparse.Namespace, augft: Augft) -> dict[str, float]:
     for number in range(arguments.turns + 1):
         if number == 1:  # the first turns warm up
             steps, spent = dict.fromkeys(steps, 0), dict.fromkeys(steps, 0.0)
+        time.sleep(SETTLING_S)
         begin = time.perf_counter()
         steps["augft"] += augft.turn(arguments.seconds)
         spent["augft"] += time.perf_counter() - begin
         with augft.resting():
             for name, loop in loops.items():
+                _run(loop, SETTLING_S)
                 begin = time.perf_counter()
-                while time.perf_counter() < begin + arguments.seconds:
-                    next(loop)
-                    steps[name] += 1
+                steps[name] += _run(loop, arguments.seconds)
                 spent[name] += time.perf_counter() - begin
     return {name: steps[name] * arguments.batch / spent[name] for name in steps}
+
+
+def _run(loop: Iterator[None], seconds: float) -> int:
+    """Steps of a loop for a while; how many."""
+    end, num_steps = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        next(loop)
+        num_steps += 1
+    return num_steps
 
 
 def undisturbed(arguments: argparse.Namespace, packed: Path, run_dir: str) -> Run:
