@@ -18,8 +18,8 @@ _ENVIRONMENT = {
     # `uv run` would upload the working folder to each worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Of a Ray that is started here: its workers are as urgent as anything else. At Ray's own 15 the kernel puts both
-    # threads of a trainer on one CPU whenever another process is busy (docs/decisions.md, 13).
+    # Of a Ray that is started here: a trainer is as urgent as anything else, and not at Ray's own 15
+    # (docs/decisions.md, 13).
     "RAY_worker_niceness": "0",
 }
 _WORKERS_ENVIRONMENT = {
