@@ -305,7 +305,6 @@ class Perspective(GeometryOp):
         forward = _square_to_quad(x, y)
         inverse = _adjugate(forward)
         right, bottom = max(1, size.width - 1), max(1, size.height - 1)
-        right, bottom = max(1, size.width - 1), max(1, size.height - 1)
         # A common factor changes nothing. 1 at the middle, which is always in view, makes it positive where one looks.
         inverse /= 0.5 * (inverse[6] + inverse[7]) + inverse[8]
         # S · inverse · S^-1, with S from units to pixels.
