@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from augft.augment.policy import Policy
 from augft.config import Job
@@ -24,11 +25,17 @@ class Prepared:
     plan: Plan
 
 
-def prepare(job: Job, display: Display) -> Prepared:
+def prepare(job: Job, display: Display, packed_root: str | None = None) -> Prepared:
     """Read the policy, pack the pictures (or find them packed), choose the samples.
+
+    Args:
+        job: what to prepare.
+        display: where progress is shown.
+        packed_root: folder or URI, seen by all nodes, for what is not packed yet; None for this machine's cache.
 
     Raises:
         PolicyError, ConfigError, DataError: they are wrong.
+        StorageError: the packed set could not be written or read.
     """
     policy = Policy.from_config(job.augment.policy)
     if job.augment.sampling is not None:
@@ -42,12 +49,14 @@ def prepare(job: Job, display: Display) -> Prepared:
         )
     packed = pack(
         job.data.source,
-        None,
+        root=packed_root,
         image_size=None if is_packed(job.data.source) else job.data.image_size,
         on_bad=job.data.on_bad,
         progress=lambda done, total: display.count("packing", done, total),
     )
-    dataset = open_packed(packed.resolve())  # workers have other working directories
+    dataset = open_packed(
+        packed.resolve() if isinstance(packed, Path) else packed
+    )  # workers have other working directories
     samples = subset(dataset, job.data, job.seed)
     return Prepared(policy, dataset, samples, make_plan(job, len(samples.train_ids)))
 

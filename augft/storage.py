@@ -1,18 +1,65 @@
-"""Files of a run directory, on a local disk, NFS or an object store, by name.
+"""Files of a folder on a local disk, NFS or an object store, by name.
 
 A write is atomic: a reader finds the whole file, the one before, or none. On object stores a put is; on a file
 system the bytes go to a temporary sibling, are flushed to disk, and are renamed.
+
+Storage that fails for a while is tried again with growing pauses. What will not get better is told at once: no such
+file, no permission, no space. A folder that was there and is gone counts as storage that fails: its disk may come
+back. It is never made anew on the disk below, nor taken for an empty one.
+
+An S3-compatible store is named by `AWS_ENDPOINT_URL=http://host:9000` in the environment of each node, or in the URI:
+`s3://bucket/folder?endpoint_override=host:9000&scheme=http`. Keys come from the environment, the files of the AWS
+command line or the machine's role; do not write them into a URI, which is printed and kept.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pyarrow import fs
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_exponential,
+    wait_random,
+)
 
 from augft.errors import RunDirectoryError, StorageError
+
+T = TypeVar("T")
+Place = Path | str
+"""A path, or a URI, which `Path` would spoil."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+_STALE_S = 24 * 3600
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PASSING = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EBUSY, errno.ENOTEMPTY, errno.EAGAIN, errno.EINTR),
+        *(errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.EPIPE),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    }
+)
+# Errors of object stores carry no number, only names.
+_OF_A_STORE = re.compile(r"AWS Error|google::cloud::Status")
+_LASTING_IN_A_STORE = re.compile(
+    r"ACCESS_DENIED|PERMISSION_DENIED|UNAUTHENTICATED|NO_SUCH_|NOT_FOUND|INVALID_|SIGNATURE_DOES_NOT_MATCH|"
+    r"MISSING_AUTHENTICATION|UNRECOGNIZED_CLIENT|HTTP status (?!408|429)4\d\d"
+)
 
 
 class Storage:
@@ -20,45 +67,56 @@ class Storage:
 
     Args:
         uri: a local path, or a URI that pyarrow knows (`s3://`, `gs://`).
+        retry_s: for how long storage that fails is tried again; at least one try each time.
+        on_retry: told in a line when an operation begins to try again.
+        must_exist: the folder was made by someone else, on storage that this machine should see; without it, one
+            that is not there is made by the first write.
 
     Raises:
         RunDirectoryError: the URI is not understood.
+        StorageError: the object store does not answer.
     """
 
-    def __init__(self, uri: str | Path) -> None:
-        self.uri = str(uri).removeprefix("file://")
-        self.local = "://" not in self.uri
+    def __init__(
+        self,
+        uri: str | Path,
+        *,
+        retry_s: float = 0.0,
+        on_retry: Callable[[str], None] | None = None,
+        must_exist: bool = False,
+    ) -> None:
+        where = place(uri)
+        self.uri = str(where)
+        self.local = isinstance(where, Path)
+        self._retry_s = retry_s
+        self._on_retry = on_retry
+        self._swept: set[str] = set()
+        if isinstance(where, Path):
+            self.uri = self._root = str(where.absolute())
+            self._there = must_exist or where.is_dir()
+            self._fs: fs.FileSystem = fs.LocalFileSystem()
+            return
+        self._root = self.uri.partition("://")[2].partition("?")[0]
         try:
-            if self.local:
-                self._root = str(Path(self.uri).expanduser().absolute())
-                self.uri = self._root
-                self._fs: fs.FileSystem = fs.LocalFileSystem()
-            else:
-                self._fs, self._root = fs.FileSystem.from_uri(self.uri)
+            self._fs, self._root = self.attempt("reached", "", lambda: fs.FileSystem.from_uri(self.uri))
         except (ValueError, OSError) as error:
-            raise RunDirectoryError(f"{self.uri}: {error}; give a folder, s3:// or gs://") from None
+            raise RunDirectoryError(f"{self.uri}: {reason(error)}; give a folder, s3:// or gs://") from None
+        self._there = False
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole, with the folders above it."""
+        """Write a file whole, with the folders above it.
+
+        Raises:
+            StorageError: it cannot be written; what was there before still is.
+        """
         path = self._path(name)
-        try:
-            if self.local:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                temporary = f"{path}.{os.getpid()}.tmp"
-                try:
-                    with open(temporary, "wb") as file:
-                        file.write(data)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    os.replace(temporary, path)
-                except BaseException:
-                    Path(temporary).unlink(missing_ok=True)
-                    raise
-            else:
-                with self._fs.open_output_stream(path) as stream:
-                    stream.write(data)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+        def once() -> None:
+            self._check_there()
+            self._replace(path, data) if self.local else self._put(path, data)
+
+        self._do("written", name, once)
+        self._there = self.local
 
     def read(self, name: str) -> bytes:
         """A file's bytes.
@@ -66,30 +124,55 @@ class Storage:
         Raises:
             StorageError: it is not there or cannot be read.
         """
-        path = self._path(name)
-        try:
-            with self._fs.open_input_stream(path) as stream:
-                data: bytes = stream.read()
-                return data
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+        def once() -> bytes:
+            with self.open(name) as file:
+                data: bytes = file.read()
+            return data
+
+        return self._do("read", name, once)
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file or folder is there; without a name, the folder itself."""
-        return bool(self._fs.get_file_info(self._path(name)).type != fs.FileType.NotFound)
+        """Whether a file or folder is there; without a name, the folder itself.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+
+        def once() -> bool:
+            self._check_there()
+            return bool(self._fs.get_file_info(self._path(name)).type != fs.FileType.NotFound)
+
+        return self._do("looked for", name, once)
 
     def list(self, name: str = "") -> list[str]:
         """Names in a folder; empty where there is none.
 
         Raises:
             RunDirectoryError: it is a file.
+            StorageError: it cannot be listed.
+        """
+        return sorted(info.base_name for info in self._infos(name))
+
+    def sizes(self, name: str = "") -> dict[str, int]:
+        """Names and bytes of the files in a folder. Raises as `list`."""
+        return {info.base_name: info.size for info in self._infos(name) if info.type == fs.FileType.File}
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder, if it is there.
+
+        Raises:
+            StorageError: it cannot be removed.
         """
         path = self._path(name)
-        try:
-            infos = self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        except NotADirectoryError:
-            raise RunDirectoryError(f"{path}: is a file; give a folder") from None
-        return sorted(info.base_name for info in infos)
+
+        def once() -> None:
+            self._check_there()
+            while (kind := self._fs.get_file_info(path).type) != fs.FileType.NotFound:
+                with suppress(FileNotFoundError):  # another removes it too
+                    self._fs.delete_dir(path) if kind == fs.FileType.Directory else self._fs.delete_file(path)
+
+        self._do("removed", name, once)
 
     def check_possible(self) -> None:
         """Whether the folder could be made.
@@ -105,15 +188,148 @@ class Storage:
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise RunDirectoryError(f"{nearest}: may not be written to; give another folder")
 
-    def remove(self, name: str) -> None:
-        """Remove a file or a folder, if it is there."""
+    def open(self, name: str) -> Any:
+        """A pyarrow file to read from at random. Use it inside `attempt`: it raises OSError as it comes."""
+        self._check_there()
+        return self._fs.open_input_file(self._path(name))
+
+    def attempt(self, done: str, name: str, action: Callable[[], T]) -> T:
+        """Do something, and again while storage fails for a while.
+
+        Args:
+            done: what cannot be done to the file, as "read".
+            name: of the file.
+            action: repeated from its beginning.
+
+        Raises:
+            StorageError: storage failed for longer than `retry_s`.
+            OSError: what will not get better, as `action` raised it.
+        """
+
+        def tell(state: RetryCallState) -> None:
+            if state.attempt_number == 1 and self._on_retry is not None and state.outcome is not None:
+                why = reason(state.outcome.exception())
+                self._on_retry(f"{self._shown(name)}: cannot be {done} ({why}): trying again for {self._retry_s:.0f} s")
+
+        began_at = time.monotonic()
+        try:
+            return Retrying(
+                retry=retry_if_exception(_may_pass),
+                wait=wait_exponential(_FIRST_PAUSE_S, _LONGEST_PAUSE_S) + wait_random(0, _FIRST_PAUSE_S),
+                stop=stop_after_delay(self._retry_s),
+                before_sleep=tell,
+            )(action)
+        except RetryError as given_up:
+            why = reason(given_up.last_attempt.exception())
+            tried = f" (tried for {time.monotonic() - began_at:.0f} s)" if self._retry_s else ""
+            raise StorageError(f"{self._shown(name)}: cannot be {done}: {why}{tried}") from None
+
+    def _do(self, done: str, name: str, action: Callable[[], T]) -> T:
+        """`attempt`, with one kind of error."""
+        try:
+            return self.attempt(done, name, action)
+        except OSError as error:
+            advice = "; free some space (a run goes on with --resume)" if error.errno in _FULL else ""
+            raise StorageError(f"{self._shown(name)}: cannot be {done}: {reason(error)}{advice}") from None
+
+    def _infos(self, name: str) -> Sequence[Any]:
+        """What pyarrow tells of a folder's entries; without temporaries of writers."""
         path = self._path(name)
-        if self.local:
-            shutil.rmtree(path) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
-        elif self._fs.get_file_info(path).type == fs.FileType.Directory:
-            self._fs.delete_dir(path)
-        elif self._fs.get_file_info(path).type == fs.FileType.File:
-            self._fs.delete_file(path)
+
+        def once() -> Sequence[Any]:
+            self._check_there()
+            found: Sequence[Any] = self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            return found
+
+        try:
+            infos = self.attempt("listed", name, once)
+        except NotADirectoryError:
+            raise RunDirectoryError(f"{path}: is a file; give a folder") from None
+        except OSError as error:
+            raise StorageError(f"{self._shown(name)}: cannot be listed: {reason(error)}") from None
+        return [info for info in infos if not _TEMPORARY.match(info.base_name)]
+
+    def _check_there(self) -> None:
+        if self.local and self._there and not os.path.isdir(self._root):
+            raise OSError(errno.ESTALE, f"{self._root} is not there: is its disk mounted on {socket.gethostname()}?")
+
+    def _replace(self, path: str, data: bytes) -> None:
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        self._sweep(folder)
+        temporary = f"{folder}/.{name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _sweep(self, folder: str) -> None:
+        """Remove what killed writers left, once a folder: of this host's dead processes, and what is a day old."""
+        if folder in self._swept:
+            return
+        for entry in os.scandir(folder):
+            match = _TEMPORARY.match(entry.name)
+            if match is None:
+                continue
+            with suppress(OSError):
+                dead = match["host"] == socket.gethostname() and not _is_alive(int(match["pid"]))
+                if dead or time.time() - entry.stat().st_mtime > _STALE_S:
+                    os.unlink(entry.path)
+        self._swept.add(folder)
+
+    def _put(self, path: str, data: bytes) -> None:
+        # In a thread, where no Ctrl-C arrives: an exception here would close the stream, and so commit what it has.
+
+        def put() -> None:
+            with self._fs.open_output_stream(path) as stream:
+                stream.write(data)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="put") as thread:
+            thread.submit(put).result()
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+    def _shown(self, name: str) -> str:
+        return self._path(name) if self.local else f"{self.uri.partition('://')[0]}://{self._path(name)}"
+
+
+def place(given: str | Path) -> Place:
+    """What a person or a job names: `~` is the home folder, `file://` goes without saying."""
+    text = str(given).removeprefix("file://")
+    return text if "://" in text else Path(text).expanduser()
+
+
+def extend_uri(uri: str, ending: str) -> str:
+    """A place below or beside another, as `"/name"` or `"-baseline"`; what follows `?` in a URI stays at its end."""
+    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{base.rstrip('/')}{ending}{mark}{query}"
+
+
+def reason(error: BaseException | None) -> str:
+    """Why, in a line; without the path, which pyarrow tells too, and the number that a store gives a request."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return re.sub(r"^.* Detail: \[errno \d+\] | \(Request ID: \S*\)$", "", text)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether to try again can help."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno is not None:
+        return error.errno in _PASSING
+    return bool(_OF_A_STORE.search(str(error)) and not _LASTING_IN_A_STORE.search(str(error)))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from augft.errors import DataError
+from augft.storage import Place, Storage, reason
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -74,29 +74,35 @@ def set_digest(classes: tuple[str, ...], image_shape: tuple[int, int, int], spli
     return hashlib.sha256(json.dumps([classes, image_shape, rows], sort_keys=True).encode()).hexdigest()
 
 
-def open_file(path: Path) -> BinaryIO:
-    """The one place where files of a packed data set are opened."""
-    return path.open("rb")
-
-
-def damaged(path: Path, what: str) -> DataError:
+def damaged(path: Place, what: str) -> DataError:
     return DataError(f"packed data set {path} is damaged: {what}; pack the source again")
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Place, files: Storage) -> Manifest:
+    """The manifest of the set at `path`, whose files these are.
+
+    Raises:
+        DataError: there is none, or it does not hold together.
+        StorageError: storage fails.
+    """
+
+    def read() -> bytes:
+        with files.open(MANIFEST) as file:
+            data: bytes = file.read()
+        return data
+
     try:
-        with open_file(path / MANIFEST) as file:
-            content = json.load(file)
+        content = json.loads(files.attempt("read", MANIFEST, read))
     except FileNotFoundError:
         raise DataError(f"{path} is not a packed data set: it has no {MANIFEST}; see `augft pack`") from None
     except OSError as error:
-        raise DataError(f"{path / MANIFEST} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path}/{MANIFEST} cannot be read: {reason(error)}") from error
     except ValueError as error:
         raise damaged(path, f"{MANIFEST} is not JSON ({error})") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path / MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION}: pack the source again"
+            f"{path}/{MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION}: pack the source again"
         )
     try:
         manifest = Manifest.model_validate(content)

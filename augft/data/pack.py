@@ -1,7 +1,8 @@
 """Pictures to a packed data set: Parquet shards of equal uint8 images, and a manifest.
 
 A packed set appears whole or not at all, is the same byte for byte whenever the same source is packed in the
-same way, and is kept in a cache by what went into it.
+same way, and is kept in a cache by what went into it. On object storage its manifest is written last: shards without
+one are no set, and the same command goes on with them.
 """
 
 from __future__ import annotations
@@ -10,24 +11,22 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from augft.data.decode import Progress, Scratch, decode, shown
+from augft.data.destination import appearing, is_done, upload
 from augft.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, Rejected, set_digest
 from augft.data.packed import cache_dir, is_packed, open_packed
 from augft.data.shards import mean_std, write_split
 from augft.data.sources import Source, open_source, source_digest
 from augft.data.split import carve
-from augft.errors import DataError, StorageError
+from augft.errors import DataError
+from augft.storage import Place, extend_uri, place
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -38,18 +37,21 @@ def pack(
     source: str,
     out: str | Path | None = None,
     *,
+    root: str | Path | None = None,
     image_size: int | None = None,
     val_fraction: float = 0.0,
     seed: int = 0,
     on_bad: Literal["fail", "skip"] = "fail",
     progress: Progress | None = None,
     num_threads: int | None = None,
-) -> Path:
+) -> Place:
     """Pack a source, or find it packed.
 
     Args:
-        source: see `augft.data.sources`; an already packed folder is handed back as it is.
-        out: folder to make; None for one in the cache, `$AUGFT_CACHE/packed/` or `~/.cache/augft/packed/`.
+        source: see `augft.data.sources`; an already packed set is handed back as it is, or uploaded to a URI.
+        out: folder to make, or a URI; None for one of `root`.
+        root: folder or URI where sets are kept by what went into them; None for the cache, `$AUGFT_CACHE/packed/` or
+            `~/.cache/augft/packed/`. What the cache has is copied there.
         image_size: side of the stored square in pixels; None keeps the size that all pictures share.
         val_fraction: part of train to write as `val`, stratified; a source with a val of its own keeps that.
         seed: keys the choice of `val`.
@@ -58,135 +60,108 @@ def pack(
         num_threads: None for one a CPU; the result does not depend on it.
 
     Returns:
-        The packed folder.
+        The packed folder, or its URI.
 
     Raises:
         DataError: the source cannot be used, or `out` is something else.
-        StorageError: it could not be written; nothing is left behind.
+        StorageError: it could not be written; no set is left behind.
     """
     if image_size is not None and not 1 <= image_size <= _MAX_IMAGE_SIZE:
         raise DataError(f"image_size={image_size} must be 1 to {_MAX_IMAGE_SIZE} pixels, or null")
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction={val_fraction} must be at least 0 and below 1")
     if is_packed(source):
-        return _already_packed(Path(source), out, image_size)
-    recipe = _recipe(source_digest(source), image_size, val_fraction, seed, on_bad)
-    final = cache_dir() / "packed" / recipe[:32] if out is None else Path(out)
-    if _is_done(final, recipe, owned=out is None):
+        return _already_packed(place(source), out, image_size)
+    if not isinstance(place(source), Path):
+        raise DataError(f"{source} is no packed data set: pack the pictures from a disk, `augft pack FOLDER {source}`")
+    options = _Options(image_size, val_fraction, seed, on_bad)
+    recipe = _recipe(source_digest(source), options)
+    cached = cache_dir() / "packed" / recipe[:32]
+    kept = cached if root is None else extend_uri(str(root), f"/{cached.name}")
+    final = place(kept if out is None else out)
+    if is_done(final, recipe, owned=out is None):
         return final
-    opened = open_source(source)
-    _check_classes(source, opened)
-    with _folder_or_nothing(final, recipe) as folder:
-        with Scratch(folder / "pixels.scratch", source, opened) as scratch:
-            rejected = decode(opened, scratch, image_size, num_threads or os.cpu_count() or 1, progress)
-            if rejected and on_bad == "fail":
-                first = min(rejected)
-                raise DataError(
-                    f"{source}: picture '{shown(opened.records[first].path)}' {rejected[first]} "
-                    f"({len(rejected)} bad of {len(opened.records)}): remove it, or use --on-bad skip"
-                )
-            rows = _rows_of_splits(source, opened, rejected, val_fraction, seed)
-            pixels = scratch.pixels()
-            splits = {
-                name: write_split(folder, name, labels, pixels, indices)
-                for name, (labels, indices) in sorted(rows.items())
-            }
-            mean, std = mean_std(pixels, rows["train"][1])
-        shape = (pixels.shape[1], pixels.shape[2], 3)
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            classes=opened.classes,
-            image_shape=shape,
-            splits=splits,
-            mean=mean,
-            std=std,
-            digest=set_digest(opened.classes, shape, splits),
-            source=shown(source),
-            recipe=recipe,
-            rejected=tuple(Rejected(path=shown(opened.records[i].path), reason=rejected[i]) for i in sorted(rejected)),
-        )
-        (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(), indent=2) + "\n")
+    in_cache = out is None and final != cached and is_done(cached, recipe, owned=True)
+    if in_cache and not isinstance(final, Path):
+        upload(cached, final, recipe)
+        return final
+    with appearing(final, recipe, scratch=cached.parent) as folder:
+        if in_cache:
+            shutil.copytree(cached, folder, dirs_exist_ok=True)
+        else:
+            _write_set(folder, source, recipe, options, progress, num_threads or os.cpu_count() or 1)
     return final
 
 
-# ---- where the set goes ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Options:
+    image_size: int | None
+    val_fraction: float
+    seed: int
+    on_bad: Literal["fail", "skip"]
 
 
-def _recipe(digest: str, image_size: int | None, val_fraction: float, seed: int, on_bad: str) -> str:
+def _recipe(digest: str, options: _Options) -> str:
     parts = {
         "format_version": FORMAT_VERSION,
         "source": digest,
-        "image_size": image_size,
-        "val_fraction": val_fraction,
-        "seed": seed if val_fraction else None,
-        "on_bad": on_bad,
+        **asdict(options),
+        "seed": options.seed if options.val_fraction else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _already_packed(source: Path, out: str | Path | None, image_size: int | None) -> Path:
-    height, width, _ = open_packed(source).manifest.image_shape
+def _already_packed(source: Place, out: str | Path | None, image_size: int | None) -> Place:
+    manifest = open_packed(source).manifest
+    height, width, _ = manifest.image_shape
     if image_size is not None and (height, width) != (image_size, image_size):
         raise DataError(
             f"{source} is packed at {height}x{width}, not at image_size={image_size}: "
             f"leave image_size out (null), or pack the pictures anew"
         )
-    if out is not None and Path(out).resolve() != source.resolve():
-        raise DataError(f"{source} is packed already: use it as it is, or copy the folder")
-    return source
+    final = source if out is None else place(out)
+    if final == source or (isinstance(final, Path) and final.resolve() == Path(source).resolve()):
+        return source
+    if isinstance(source, Path) and not isinstance(final, Path):
+        if not is_done(final, manifest.recipe, owned=False):
+            upload(source, final, manifest.recipe)
+        return final
+    raise DataError(f"{source} is packed already: use it as it is, or copy the folder")
 
 
-def _is_done(final: Path, recipe: str, *, owned: bool) -> bool:
-    """Whether `final` is the set that the recipe makes; a damaged one in our own cache is removed."""
-    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
-        return False
-    if is_packed(final):
-        try:
-            if open_packed(final).manifest.recipe == recipe:
-                return True
-        except DataError:
-            if not owned:
-                raise
-    if owned:
-        shutil.rmtree(final, ignore_errors=True)
-        return False
-    raise DataError(f"{final} exists and is not this source packed in this way: remove it, or choose another folder")
-
-
-@contextmanager
-def _folder_or_nothing(final: Path, recipe: str) -> Iterator[Path]:
-    """A folder to fill beside `final`, renamed to it in the end; removed if anything goes wrong."""
-    mark = f".packing-{socket.gethostname()}-"
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(final.parent, mark)
-        folder = final.parent / f".{final.name}{mark}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-        try:
-            yield folder
-            try:
-                os.rename(folder, final)
-            except OSError:
-                if not _is_done(final, recipe, owned=False):  # unless another process made the same meanwhile
-                    raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise StorageError(
-            f"packed data set {final} could not be written ({reason}): free some space, or choose another folder"
-        ) from error
-
-
-def _remove_stale(parent: Path, mark: str) -> None:
-    """Remove what processes of this machine left that were killed while packing."""
-    for folder in parent.glob(f".*{mark}*"):
-        with suppress(ValueError, PermissionError):
-            pid = int(folder.name.rpartition(mark)[2].split("-")[0])
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
+def _write_set(
+    folder: Path, source: str, recipe: str, options: _Options, progress: Progress | None, num_threads: int
+) -> None:
+    opened = open_source(source)
+    _check_classes(source, opened)
+    with Scratch(folder / "pixels.scratch", source, opened) as scratch:
+        rejected = decode(opened, scratch, options.image_size, num_threads, progress)
+        if rejected and options.on_bad == "fail":
+            first = min(rejected)
+            raise DataError(
+                f"{source}: picture '{shown(opened.records[first].path)}' {rejected[first]} "
+                f"({len(rejected)} bad of {len(opened.records)}): remove it, or use --on-bad skip"
+            )
+        rows = _rows_of_splits(source, opened, rejected, options.val_fraction, options.seed)
+        pixels = scratch.pixels()
+        splits = {
+            name: write_split(folder, name, labels, pixels, indices) for name, (labels, indices) in sorted(rows.items())
+        }
+        mean, std = mean_std(pixels, rows["train"][1])
+    shape = (pixels.shape[1], pixels.shape[2], 3)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        classes=opened.classes,
+        image_shape=shape,
+        splits=splits,
+        mean=mean,
+        std=std,
+        digest=set_digest(opened.classes, shape, splits),
+        source=shown(source),
+        recipe=recipe,
+        rejected=tuple(Rejected(path=shown(opened.records[i].path), reason=rejected[i]) for i in sorted(rejected)),
+    )
+    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(), indent=2) + "\n")
 
 
 # ---- what the set holds -----------------------------------------------------------------------------------

@@ -1,33 +1,35 @@
 """Read a packed data set: what it holds (manifest) and rows by sample id (gather).
 
-Parquet is what is kept and shipped; it is no format for random rows. So a shard is decoded once per node,
-checked against its digest, and laid down as plain pixels under `$AUGFT_CACHE/raw/` (`~/.cache/augft/raw/`),
-where all processes of the node map it into memory. Where that folder cannot be written, each process holds
-its own copy.
+A set lies in a folder, or on object storage under a URI. Parquet is what is kept and shipped; it is no format for
+random rows. So a shard is decoded once per node, checked against its digest, and laid down as plain pixels under
+`$AUGFT_CACHE/raw/` (`~/.cache/augft/raw/`, bounded: see `node_cache`), where all processes of the node map it into
+memory. Where that is not possible, each process holds its own copy.
 """
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augft.data.manifest import MANIFEST, Shard, damaged, open_file, read_manifest, rows_digest
+from augft.data.manifest import MANIFEST, Shard, damaged, read_manifest, rows_digest
+from augft.data.node_cache import shared_array
 from augft.errors import DataError
+from augft.storage import Storage, place, reason
 
 UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+
+RETRY_S = 60.0
+"""For how long a set is waited for while its storage fails."""
 
 
 def cache_dir() -> Path:
@@ -35,33 +37,45 @@ def cache_dir() -> Path:
     return Path(os.environ.get("AUGFT_CACHE") or "~/.cache/augft").expanduser()
 
 
+def set_files(path: str | Path) -> Storage:
+    """The files of a packed set, or of where one shall be."""
+    return Storage(path, retry_s=RETRY_S, on_retry=logging.getLogger("augft").warning)
+
+
 def is_packed(path: str | Path) -> bool:
-    """Whether `path` is the folder of a packed data set."""
-    return (Path(path) / MANIFEST).is_file()
+    """Whether there is a packed data set at a path or URI.
+
+    Raises:
+        StorageError: it cannot be told.
+    """
+    return set_files(path).exists(MANIFEST)
 
 
 def open_packed(path: str | Path) -> PackedDataset:
-    """Open a packed data set; reads the manifest and looks at the size of each shard.
+    """Open a packed data set by its path or URI; reads the manifest and looks at the size of each shard.
 
     Raises:
         DataError: there is none, or manifest and shards do not belong together.
+        StorageError: its storage fails.
     """
-    return PackedDataset(Path(path))
+    return PackedDataset(path)
 
 
 class PackedDataset:
     """A packed data set. Pickles as its path, and is opened anew where it arrives."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.manifest = read_manifest(path)
+    def __init__(self, path: str | Path) -> None:
+        self.path = place(path)
+        self.files = set_files(path)
+        self.manifest = read_manifest(self.path, self.files)
+        sizes = self.files.sizes()
         for split in self.manifest.splits.values():
             for shard in split.shards:
-                size = _size(path / shard.file)
+                size = sizes.get(shard.file)
                 if size is None:
-                    raise damaged(path, f"shard {shard.file} is missing")
+                    raise damaged(self.path, f"shard {shard.file} is missing")
                 if size != shard.num_bytes:
-                    raise damaged(path, f"shard {shard.file} has {size} bytes instead of {shard.num_bytes}")
+                    raise damaged(self.path, f"shard {shard.file} has {size} bytes instead of {shard.num_bytes}")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -110,7 +124,7 @@ class PackedSplit:
     @cached_property
     def labels(self) -> Int32Array:
         """int32 (N,), the label of each sample id. Raises DataError as `gather` does."""
-        labels = np.concatenate([_read_labels(self.dataset, shard) for shard in self._shards])
+        labels = np.concatenate([_labels(self.dataset, shard) for shard in self._shards])
         labels.flags.writeable = False
         return labels
 
@@ -142,32 +156,25 @@ class PackedSplit:
     def _shard(self, number: int) -> UInt8Array:
         """Pixels of a shard, uint8 (rows, H, W, 3), read-only and mostly memory-mapped."""
         if number not in self._pixels:
-            self._pixels[number] = _raw_pixels(self.dataset, self._shards[number])
+            self._pixels[number] = _pixels(self.dataset, self._shards[number])
         return self._pixels[number]
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def _pixels(dataset: PackedDataset, shard: Shard) -> UInt8Array:
+    target = cache_dir() / "raw" / f"{shard.sha256}.npy"
+    shape = (shard.num_rows, *dataset.manifest.image_shape)
+    return shared_array(target, shape, np.uint8, lambda: _decode_shard(dataset, shard))
 
 
-def _read_columns(dataset: PackedDataset, shard: Shard, columns: list[str]) -> pa.Table:
-    try:
-        with open_file(dataset.path / shard.file) as file:
-            table = pq.ParquetFile(file).read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise damaged(dataset.path, f"shard {shard.file} cannot be read ({reason})") from error
-    if table.column_names != columns or table.num_rows != shard.num_rows:
-        raise damaged(
-            dataset.path,
-            f"shard {shard.file} has {table.num_rows} rows of {table.column_names}, "
-            f"the manifest says {shard.num_rows} of {columns}",
-        )
-    return table
+def _labels(dataset: PackedDataset, shard: Shard) -> Int32Array:
+    def read() -> Int32Array:
+        column: Int32Array = _read_columns(dataset, shard, ["label"])["label"].to_numpy().astype(np.int32)
+        return column
 
-
-def _read_labels(dataset: PackedDataset, shard: Shard) -> Int32Array:
-    labels: Int32Array = _read_columns(dataset, shard, ["label"])["label"].to_numpy().astype(np.int32)
+    if dataset.files.local:
+        labels = read()
+    else:  # they lie between the pixels, a request for each row group
+        labels = shared_array(cache_dir() / "raw" / f"{shard.sha256}.labels.npy", (shard.num_rows,), np.int32, read)
     if labels.min() < 0 or labels.max() >= len(dataset.manifest.classes):
         raise damaged(
             dataset.path,
@@ -175,6 +182,26 @@ def _read_labels(dataset: PackedDataset, shard: Shard) -> Int32Array:
             f"the manifest {len(dataset.manifest.classes)} classes",
         )
     return labels
+
+
+def _read_columns(dataset: PackedDataset, shard: Shard, columns: list[str]) -> pa.Table:
+    files = dataset.files
+
+    def read() -> pa.Table:
+        with files.open(shard.file) as file:
+            return pq.ParquetFile(file, pre_buffer=not files.local).read(columns=columns)
+
+    try:
+        table = files.attempt("read", shard.file, read)
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(dataset.path, f"shard {shard.file} cannot be read ({reason(error)})") from error
+    if table.column_names != columns or table.num_rows != shard.num_rows:
+        raise damaged(
+            dataset.path,
+            f"shard {shard.file} has {table.num_rows} rows of {table.column_names}, "
+            f"the manifest says {shard.num_rows} of {columns}",
+        )
+    return table
 
 
 def _decode_shard(dataset: PackedDataset, shard: Shard) -> UInt8Array:
@@ -193,55 +220,3 @@ def _decode_shard(dataset: PackedDataset, shard: Shard) -> UInt8Array:
     if digest.hexdigest() != shard.sha256:
         raise damaged(dataset.path, f"the rows of shard {shard.file} do not have the manifest's digest")
     return pixels
-
-
-def _raw_pixels(dataset: PackedDataset, shard: Shard) -> UInt8Array:
-    """Pixels of a shard: mapped from the node's cache, where the first process to ask puts them."""
-    target = cache_dir() / "raw" / f"{shard.sha256}.npy"
-    shape = (shard.num_rows, *dataset.manifest.image_shape)
-    if (mapped := _map(target, shape)) is not None:
-        return mapped
-    with _alone(target):
-        if (mapped := _map(target, shape)) is not None:
-            return mapped
-        pixels = _decode_shard(dataset, shard)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            for left_over in target.parent.glob(f".{target.name}.*.part"):  # by a process that was killed
-                left_over.unlink()
-            with temporary.open("xb") as file:
-                np.save(file, pixels)
-            os.replace(temporary, target)
-        except OSError:  # a full or read-only disk costs memory, not the run
-            with suppress(OSError):
-                temporary.unlink()
-            return pixels
-    mapped = _map(target, shape)
-    return pixels if mapped is None else mapped
-
-
-def _map(target: Path, shape: tuple[int, ...]) -> UInt8Array | None:
-    try:
-        mapped = np.load(target, mmap_mode="r")
-    except (OSError, ValueError):
-        return None
-    # A plain view: indexing numpy's memmap class is slower.
-    return np.asarray(mapped) if mapped.shape == shape and mapped.dtype == np.uint8 else None
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Let one process of the node make `target` while the others wait; without locks all make it, equally."""
-    lock_path = target.with_name(f".{target.name}.lock")
-    lock: BinaryIO | None = None
-    with suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_path.open("wb")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            with suppress(OSError):
-                lock_path.unlink()
-            lock.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -36,6 +36,7 @@ UNITS_AHEAD = 2
 UNITS_IN_STORE = 6
 """Units a rank and actor that may wait in the object store."""
 REST_S = 0.2
+_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Pool:
     max_actors: int
     row_bytes: int
     """Bytes of a picture."""
+    label_selector: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that actors may run on."""
+    on_replaced: Callable[[str], None] | None = None
+    """Called where an actor begins in the place of one that was lost, with its node's address."""
+    unit_rows: int = MIN_UNIT_ROWS
+    """Rows of a unit, at least, where its bytes allow it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,9 @@ class RankBatch:
     """Which of a sample's items it is: 0 the original, c + 1 its copy c."""
     digest: int
     """Sum of the rows' digests modulo 2**64: the ranks' sums add up to the step's."""
+    augment_s: float = 0.0
+    """Time that an actor spent on `num_timed` of the rows."""
+    num_timed: int = 0
 
 
 def batches(
@@ -89,7 +99,7 @@ def batches(
         broadcast: hands rank 0's value to every rank.
     """
     width = ceil(plan.global_batch_size / world_size)
-    unit_steps = steps_per_unit(width, pool.row_bytes)
+    unit_steps = steps_per_unit(width, pool.row_bytes, pool.unit_rows)
     segment_steps = unit_steps * max(1, MAX_UNITS // world_size)
     for first in range(cursor, plan.num_steps, segment_steps):
         last = min(first + segment_steps, plan.num_steps)
@@ -104,9 +114,9 @@ def batches(
                     yield _batch(step, block, slice(row * width, row * width + stop - start))
 
 
-def steps_per_unit(width: int, row_bytes: int) -> int:
-    """Steps of a unit whose steps have `width` rows: at least `MIN_UNIT_ROWS` rows, but few enough bytes."""
-    enough = ceil(MIN_UNIT_ROWS / width)
+def steps_per_unit(width: int, row_bytes: int, unit_rows: int = MIN_UNIT_ROWS) -> int:
+    """Steps of a unit whose steps have `width` rows: at least `unit_rows` rows, but few enough bytes."""
+    enough = ceil(unit_rows / width)
     affordable = MAX_UNIT_BYTES // (width * row_bytes)
     return max(1, min(enough, affordable))
 
@@ -126,6 +136,7 @@ def chain(digest: str, step_sums: npt.NDArray[np.uint64]) -> str:
 
 
 def _batch(step: int, block: dict[str, npt.NDArray[Any]], rows: slice) -> RankBatch:
+    seconds = block[_SECONDS][rows]
     return RankBatch(
         step=step,
         images=block["image"][rows],
@@ -134,6 +145,8 @@ def _batch(step: int, block: dict[str, npt.NDArray[Any]], rows: slice) -> RankBa
         sample_ids=block["sample_id"][rows],
         copies=block["copy"][rows],
         digest=int(np.add.reduce(block["digest"][rows], dtype=np.uint64)),
+        augment_s=float(np.nansum(seconds, dtype=np.float64)),
+        num_timed=int(np.isfinite(seconds).sum()),
     )
 
 
@@ -159,14 +172,36 @@ def _split(
     context.target_max_block_size = None
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Rest]
     dataset = dataset.map_batches(
-        pool.actor,
-        fn_constructor_kwargs=pool.actor_kwargs,
+        _Worker,
+        fn_constructor_args=(pool,),
         batch_size=None,
         compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
         num_cpus=1,
+        label_selector=pool.label_selector or None,
     )
     # All blocks are equally long, so dealing to whoever has fewest rows is dealing in turn.
     return list(dataset.streaming_split(world_size, equal=False))
+
+
+class _Worker:
+    """A pool's actor as Ray Data runs it: timed, and telling when it takes the place of one that was lost.
+
+    The column `seconds` says how long a row took, float32; NaN in an actor's first unit, where it opens the data.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._actor = pool.actor(**pool.actor_kwargs)
+        self._is_first = True
+        if pool.on_replaced is not None and ray.get_runtime_context().was_current_actor_reconstructed:
+            pool.on_replaced(ray.util.get_node_ip_address())
+
+    def __call__(self, batch: dict[str, IntArray]) -> pa.Table:
+        begin = time.perf_counter()
+        table = self._actor(batch)
+        seconds = (time.perf_counter() - begin) / max(1, table.num_rows)
+        column = np.full(table.num_rows, np.nan if self._is_first else seconds, np.float32)
+        self._is_first = False
+        return table.append_column(_SECONDS, pa.array(column))
 
 
 class _Rest(ExecutionCallback):  # type: ignore[misc]

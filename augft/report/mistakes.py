@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +62,7 @@ def gallery(record: Record) -> Gallery:
     if not exhibits:
         return Gallery([])
     try:
-        dataset = open_packed(Path(str(record.data.get("path"))))
+        dataset = open_packed(str(record.data.get("path")))
         if dataset.manifest.digest != record.data.get("digest", dataset.manifest.digest):
             raise DataError("another data set lies in its place")
         ids = np.array([exhibit.sample_id for exhibit in exhibits], np.int64)
