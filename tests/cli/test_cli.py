@@ -24,7 +24,7 @@ augment: {policy: digits}
 model: {name: resnet20, weights: none}
 train: {epochs: 1}
 """
-COMMANDS = [("train",), ("pack",), ("preview",), ("config", "show"), ("config", "schema")]
+COMMANDS = [("train",), ("pack",), ("preview",), ("submit",), ("config", "show"), ("config", "schema")]
 
 
 @pytest.fixture
