@@ -199,7 +199,16 @@ class ScaleConfig(Section):
     cpus_per_worker: Auto | PositiveInt = "auto"
     """CPUs, and so threads, of a training worker; `auto`: an even share of the machine."""
     augment_actors: PositiveInt | tuple[PositiveInt, Auto | PositiveInt] = (1, "auto")
-    """Augmentation actors: a number, or [min, max]."""
+    """Augmentation actors: a number, or [min, max], more while training waits for pictures, fewer while they idle."""
+    placement_strategy: Literal["pack", "spread"] = "pack"
+    """Training workers on as few nodes as they fit on, or each on a node of its own where there are enough."""
+    worker_label_selector: dict[str, str] = {}
+    """Labels that a node must have for training workers, in Ray's syntax: {augft-role: train}."""
+    actor_label_selector: dict[str, str] = {}
+    """Labels that a node must have for augmentation actors; without any they keep off GPU nodes while others have
+    room."""
+    unit_rows: Auto | PositiveInt = "auto"
+    """Pictures that an actor makes for one worker at a time, at least; `auto`: as many as hide Ray's cost of a task."""
 
     @field_validator("num_workers", "augment_actors")
     @classmethod
@@ -228,6 +237,10 @@ class RunConfig(Section):
     """Steps between checkpoints; null: at the end of each epoch."""
     keep_checkpoints: PositiveInt = 2
     """How many checkpoints stay; the best weights always stay."""
+    hang_timeout_s: Annotated[float, Field(gt=0.0)] | None = 600.0
+    """A run that makes no step for this long has its hung worker named, stopped and started again; null: never."""
+    storage_retry_s: Annotated[float, Field(ge=0.0)] = 120.0
+    """How long a storage that fails is tried again, with growing pauses, before the run fails."""
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = ["tensorboard"]
     """Where metrics are sent besides metrics.jsonl."""
     baseline: str | None = None

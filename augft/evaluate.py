@@ -80,6 +80,7 @@ def evaluate(
     batch_size: int,
     ranks: Ranks,
     autocast_dtype: torch.dtype | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate a model in evaluation mode; all ranks call it, each with the same samples.
 
@@ -92,6 +93,7 @@ def evaluate(
         batch_size: pictures of a forward pass.
         ranks: who takes part.
         autocast_dtype: precision of the forward pass; None: float32.
+        beat: called after each batch.
     """
     confusion = np.zeros((num_classes, num_classes), np.int64)
     loss_sum = 0.0
@@ -117,6 +119,7 @@ def evaluate(
         )
         mistakes = (Mistake(*row) for row in rows if row[1] != row[2])
         worst = heapq.nlargest(NUM_WORST, [*worst, *mistakes], key=_badness)
+        beat()
     [total] = ranks.sum([loss_sum])
     gathered = [mistake for part in ranks.gather(worst) for mistake in part]
     return Evaluation(ranks.sum_integers(confusion), total, heapq.nlargest(NUM_WORST, gathered, key=_badness))

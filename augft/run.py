@@ -12,6 +12,7 @@ from augft.errors import RunDirectoryError
 from augft.storage import Storage
 
 CONFIG, POLICY, ENVIRONMENT, SUMMARY = "config.yaml", "policy.json", "environment.json", "summary.json"
+INCIDENTS, LEASE = "incidents.jsonl", "lease.json"
 METRICS, EVALUATION, REPORT, PREVIEW = "metrics.jsonl", "evaluation.json", "report.html", "preview.png"
 
 _FREE_TO_CHANGE = ("run", "scale", "name")
@@ -82,7 +83,9 @@ def check_startable(uri: str, job: Job, resume: bool) -> None:
     storage = Storage(uri)
     storage.check_possible()
     if not storage.exists(CONFIG):
-        if storage.list():
+        # What a run writes before its config may be left of one that was killed right then.
+        ours = {LEASE, POLICY, ENVIRONMENT, PREVIEW}
+        if any(name not in ours and not name.startswith(".") for name in storage.list()):
             raise RunDirectoryError(f"{uri}: holds files that are no run; give another --run-dir or name")
         return
     if not resume:

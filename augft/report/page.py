@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -71,6 +72,7 @@ def render(record: Record, baseline: Record | None = None) -> str:
         curves=_curves(record, baseline),
         speed=_speed(record),
         epochs=list(_epochs(record)),
+        incidents=list(_incidents(record)),
         regime=_regime(record),
         phases=_phases(record.policy) if record.policy else [],
         fill=_fill(record.policy) if record.policy else "",
@@ -136,6 +138,8 @@ def _key_figures(record: Record) -> Iterator[tuple[str, str, str]]:
     spent = f"{text.count(summary.get('steps'))} steps in {text.duration(summary.get('train_s'))}"
     yield "Images a second", text.rate(summary.get("images_per_s")), spent
     yield "Data stall", text.percent(summary.get("data_stall_fraction")), "of that time waiting for pictures"
+    if needed := summary.get("actors_needed"):
+        yield "Actors needed", text.count(needed), "augmentation actors that keep up with training"
 
 
 def _notes(record: Record, confusion: Confusion | None) -> Iterator[str]:
@@ -152,7 +156,9 @@ def _notes(record: Record, confusion: Confusion | None) -> Iterator[str]:
         yield f"The run went on from a checkpoint {again}; no sample was lost or seen twice."
     stall = record.summary.get("data_stall_fraction")
     if isinstance(stall, float) and stall > MUCH_STALL:
-        yield "Training often waited for pictures: more scale.augment_actors, or more CPUs, would shorten it."
+        needed = record.summary.get("actors_needed")
+        enough = f"{text.count(needed)} augmentation actors (scale.augment_actors)" if needed else "more actors"
+        yield f"Training often waited for pictures: {enough}, each with a CPU of its own, would remove that."
     numbers = [value for line in record.metrics for value in line.values() if isinstance(value, float)]
     if num := sum(not math.isfinite(number) for number in numbers):
         yield f"Not finite, and left out of the charts: {num} of the recorded numbers."
@@ -220,6 +226,14 @@ def _epochs(record: Record) -> Iterator[list[str]]:
             text.rate(line.get("images_per_s")),
             text.duration(line.get("data_wait_s")),
         ]
+
+
+def _incidents(record: Record) -> Iterator[tuple[str, str, str]]:
+    """When, after which step, and what befell the run."""
+    for line in record.incidents:
+        at = line.get("time")
+        when = datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds")[:19] if isinstance(at, float) else text.NOTHING
+        yield when, text.count(line.get("step")), text.plain(line.get("text"))
 
 
 # ---- what ran ------------------------------------------------------------------------------------------

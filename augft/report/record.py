@@ -11,7 +11,7 @@ import yaml
 from augft.augment.policy import Policy
 from augft.errors import PolicyError, StorageError
 from augft.report.interval import Score
-from augft.run import CONFIG, ENVIRONMENT, EVALUATION, METRICS, POLICY, PREVIEW, SUMMARY, open_run
+from augft.run import CONFIG, ENVIRONMENT, EVALUATION, INCIDENTS, METRICS, POLICY, PREVIEW, SUMMARY, open_run
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Record:
     summary: dict[str, Any]
     evaluation: dict[str, Any] | None
     preview: bytes | None
+    incidents: list[dict[str, Any]]
+    """What befell the run, a mapping each, in order."""
     problems: list[str]
     """What is there and cannot be read, a sentence each."""
 
@@ -115,13 +117,15 @@ def read_record(uri: str) -> Record:
         except PolicyError as error:
             problems.append(f"{POLICY} cannot be read: {error}.")
 
-    metrics = []
-    for number, line in enumerate((read(METRICS) or b"").splitlines(), 1):
-        try:
-            content = json.loads(line)
-            metrics.append(content) if isinstance(content, dict) else None
-        except ValueError as error:
-            problems.append(f"{METRICS}, line {number}, cannot be read: {error}.")
+    def lines(name: str) -> list[dict[str, Any]]:
+        found = []
+        for number, line in enumerate((read(name) or b"").splitlines(), 1):
+            try:
+                content = json.loads(line)
+                found.append(content) if isinstance(content, dict) else None
+            except ValueError as error:
+                problems.append(f"{name}, line {number}, cannot be read: {error}.")
+        return found
 
     return Record(
         uri=storage.uri,
@@ -129,10 +133,11 @@ def read_record(uri: str) -> Record:
         config=config if isinstance(config, dict) else {},
         policy=policy,
         environment=mapping(ENVIRONMENT) or {},
-        metrics=metrics,
+        metrics=lines(METRICS),
         summary=mapping(SUMMARY) or {},
         evaluation=mapping(EVALUATION),
         preview=read(PREVIEW),
+        incidents=lines(INCIDENTS),
         problems=problems,
     )
 

@@ -31,6 +31,25 @@ _STEP = re.compile(r"step-(\d{8,})$")
 _BEST = re.compile(r"best-(\d{8,})\.safetensors$")
 
 
+class FirstFailure:
+    """Holds back a StorageError of the one rank that writes until all ranks can be told: around each write.
+
+    After the first, what is written in its block is still tried, and fails or not unheard.
+    """
+
+    def __init__(self) -> None:
+        self.error: StorageError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, StorageError):
+            return False
+        self.error = self.error or error
+        return True
+
+
 class Checkpoints:
     """The checkpoints of a run directory.
 
@@ -94,11 +113,14 @@ class Checkpoints:
         matches = [match for name in self._storage.list(FOLDER) if (match := _STEP.match(name))]
         names = [match.string for match in sorted(matches, key=lambda match: int(match[1]), reverse=True)]
         for name in names:
-            try:
-                meta = json.loads(self._storage.read(f"{FOLDER}/{name}/checkpoint.json"))
-                data = self._storage.read(f"{FOLDER}/{name}/state.pt")
-            except (StorageError, ValueError):
+            files = [f"{FOLDER}/{name}/{file}" for file in ("checkpoint.json", "state.pt")]
+            if not all(map(self._storage.exists, files)):
                 say(f"{FOLDER}/{name} is not whole: using the one before")
+                continue
+            try:
+                meta, data = json.loads(self._storage.read(files[0])), self._storage.read(files[1])
+            except ValueError:
+                say(f"{FOLDER}/{name} is damaged (checkpoint.json is no JSON): using the one before")
                 continue
             if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
                 say(f"{FOLDER}/{name} is damaged (its digest differs): using the one before")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import threading
 import time
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -17,7 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from augft.config import Job
 from augft.display import Display
-from augft.errors import AugftError, RunError
+from augft.errors import StorageError
 from augft.model import build_model
 from augft.model.stages import stages, trainable_stages
 from augft.prepare import Prepared, prepare
@@ -25,19 +24,26 @@ from augft.report.page import write_report
 from augft.report.preview import preview_png
 from augft.report.text import comparison
 from augft.run import CONFIG, ENVIRONMENT, POLICY, PREVIEW, SUMMARY, Run, check_startable
-from augft.storage import Storage
+from augft.storage import Storage, extend_uri
+from augft.train.attend import Attendance, TellFailures
+from augft.train.contact import Listener
+from augft.train.incidents import Incidents
+from augft.train.lease import Lease
 from augft.train.loop import Assignment, train_loop
+from augft.train.nodes import cluster_nodes, is_autoscaled
 from augft.train.placement import Placement, cluster_placement, local_placement
 from augft.train.session import ray_session
 from augft.train.trackers import check_trackers
+from augft.train.visibility import Files, check_visible, weights_file
 
-_POLL_S = 0.5
+_RESIZE_S = 30.0
+"""Ray looks for more workers' room no more often: each change of size starts the workers anew."""
 _RAY_FOLDER = ".ray"
 
 
 def run_uri(job: Job, run_dir: str | None = None) -> str:
     """Where a job's run lives: `run_dir`, else `<storage_path>/<name>`."""
-    return Storage(run_dir or f"{job.run.storage_path.rstrip('/')}/{job.name}").uri
+    return Storage(run_dir or extend_uri(job.run.storage_path, f"/{job.name}")).uri
 
 
 def train(
@@ -51,6 +57,8 @@ def train(
 ) -> Run:
     """Train a job to its end and return its run. With `run.baseline`, that run follows, beside this one.
 
+    The first SIGINT or SIGTERM while it trains has it finish the step and save; the second ends it at once.
+
     Args:
         job: what to do.
         run_dir: where the run lives; None: `<storage_path>/<name>`.
@@ -62,32 +70,42 @@ def train(
     Raises:
         InputError: job, data, weights, run directory or cluster are wrong; nothing was begun.
         RunError: the run began and failed.
+        Stopped: it was asked to stop, and has saved.
     """
     began_at = time.time()
     uri = run_uri(job, run_dir)
     jobs = {uri: job}
     if job.run.baseline is not None:
-        jobs[f"{uri}-baseline"] = _baseline(job)
+        jobs[extend_uri(uri, "-baseline")] = _baseline(job)
     local = local_placement(job.scale) if address is None else None
     check_trackers(job.run.trackers)
-    with display or Display() as shown:
+    with display or Display() as shown, ExitStack() as stack:
         for where, each in jobs.items():
             check_startable(where, each, resume)
-        prepared = {where: prepare(each, shown) for where, each in jobs.items()}
+        if address is not None:
+            shown.say(f"connecting to Ray at {address}")
+            stack.enter_context(ray_session(address, num_cpus=0, verbose=verbose))
+        # On a cluster, where all nodes see it; here, in this machine's cache.
+        packed_root = None if address is None else extend_uri(job.run.storage_path, "/.packed")
+        prepared = {where: prepare(each, shown, packed_root) for where, each in jobs.items()}
         _check_model(job, prepared[uri])
-        shown.say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
-        with ray_session(address, num_cpus=local.num_cpus if local else 0, verbose=verbose):
-            placement = local or cluster_placement(job.scale, ray.cluster_resources())
-            if placement.note:
-                shown.say(placement.note)
-            for where, each in jobs.items():
-                if _is_done(where, each):
-                    shown.say(f"{where}: finished before")
-                    continue
-                shown.say(f"{where}: {prepared[where].policy}")
-                _train(each, prepared[where], where, placement, began_at, shown)
-                began_at = time.time()
-        baseline = f"{uri}-baseline" if len(jobs) > 1 else None
+        leases = {where: stack.enter_context(Lease(Storage(where), shown.say)) for where in jobs}
+        for where, each in jobs.items():
+            check_startable(where, each, resume)  # again: another may have begun it meanwhile
+        if local is not None:
+            shown.say("starting Ray on this machine")
+            stack.enter_context(ray_session(None, num_cpus=local.num_cpus, verbose=verbose))
+        placement = local or _place(job, prepared[uri], list(jobs))
+        if placement.note:
+            shown.say(placement.note)
+        for where, each in jobs.items():
+            if _is_done(where, each):
+                shown.say(f"{where}: finished before")
+                continue
+            shown.say(f"{where}: {prepared[where].policy}")
+            _train(each, prepared[where], where, leases[where], placement, began_at, shown)
+            began_at = time.time()
+        baseline = extend_uri(uri, "-baseline") if len(jobs) > 1 else None
         page = write_report(uri, baseline)
         if baseline is not None:
             shown.console.print(comparison(Run(uri).summary, Run(baseline).summary))
@@ -109,6 +127,25 @@ def _check_model(job: Job, prepared: Prepared) -> None:
     trainable_stages(job.model.freeze, list(stages(built.module)), 0, 1)
 
 
+def _place(job: Job, prepared: Prepared, run_uris: list[str]) -> Placement:
+    """Seats on the cluster's nodes, each of which sees the run's files.
+
+    Raises:
+        ResourceError: the job does not fit, or a node does not see a file.
+    """
+    nodes = cluster_nodes()
+    placement = cluster_placement(job.scale, nodes, autoscaled=is_autoscaled(nodes))
+    for uri in run_uris:
+        files = Files(
+            packed=str(prepared.dataset.path),
+            digest=prepared.dataset.manifest.digest,
+            folder=uri,
+            weights=weights_file(job.model.weights),
+        )
+        check_visible(files, nodes)
+    return placement
+
+
 def _baseline(job: Job) -> Job:
     """The same job with the baseline's policy: as many steps of as many items."""
     plain = job.model_copy(
@@ -127,30 +164,64 @@ def _is_done(uri: str, job: Job) -> bool:
     return run.is_finished and run.summary.get("stop_rules") == job.train.stop.model_dump()
 
 
-def _train(job: Job, prepared: Prepared, uri: str, placement: Placement, began_at: float, shown: Display) -> None:
-    storage = Storage(uri)
-    _describe_run(uri, job, prepared, placement)
-    listener = ray.remote(num_cpus=0)(_Listener).remote()
+def _train(
+    job: Job, prepared: Prepared, uri: str, lease: Lease, placement: Placement, began_at: float, shown: Display
+) -> None:
+    storage = Storage(uri, retry_s=job.run.storage_retry_s, on_retry=shown.say)
+    _describe_run(storage, job, prepared, placement)
+    listener = Listener()
+    weights = weights_file(job.model.weights) or job.model.weights
     assignment = Assignment(
-        job=job,
+        job=job.model_copy(update={"model": job.model.model_copy(update={"weights": weights})}),
         policy=prepared.policy,
         packed=str(prepared.dataset.path),
         run_uri=uri,
         min_actors=placement.min_actors,
         max_actors=placement.max_actors,
+        actor_labels=placement.actor_labels,
         threads=placement.cpus_per_worker,
         began_at=began_at,
-        listener=listener,
+        listener=listener.actor,
     )
-    summary = _fit(assignment, placement, shown)
+    trainer = _trainer(assignment, placement)
+    shown.say("starting the training workers")
+    incidents = Incidents(Storage(uri))
+    try:
+        summary = Attendance(listener, incidents, lease, job.run.hang_timeout_s, shown).attend(trainer, uri)
+    finally:
+        # Checkpoints are ours; what Ray writes of its own is of no use after the run.
+        with suppress(StorageError):
+            Storage(uri).remove(_RAY_FOLDER)
     summary["wall_s"] = time.time() - began_at
     storage.write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
     write_report(uri)
 
 
-def _describe_run(uri: str, job: Job, prepared: Prepared, placement: Placement) -> None:
+def _trainer(assignment: Assignment, placement: Placement) -> TorchTrainer:
+    job = assignment.job
+    resources = {"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=assignment,
+        scaling_config=ScalingConfig(
+            num_workers=job.scale.num_workers,
+            use_gpu=placement.use_gpu,
+            resources_per_worker=resources,
+            placement_strategy=placement.strategy,
+            label_selector=placement.worker_labels or None,
+            elastic_resize_monitor_interval_s=_RESIZE_S,
+        ),
+        run_config=RunConfig(
+            name=_RAY_FOLDER,
+            storage_path=assignment.run_uri,
+            failure_config=FailureConfig(max_failures=job.run.max_failures),
+            callbacks=[TellFailures(assignment.listener)],
+        ),
+    )
+
+
+def _describe_run(storage: Storage, job: Job, prepared: Prepared, placement: Placement) -> None:
     """What was run, on what: written before the first step."""
-    storage = Storage(uri)
     dataset, samples = prepared.dataset, prepared.samples
     manifest = dataset.manifest
     environment = {
@@ -176,88 +247,6 @@ def _describe_run(uri: str, job: Job, prepared: Prepared, placement: Placement) 
     storage.write(PREVIEW, preview_png(prepared))
     # Last: its presence makes the folder a run.
     storage.write(CONFIG, job.to_yaml().encode())
-
-
-def _fit(assignment: Assignment, placement: Placement, shown: Display) -> dict[str, Any]:
-    """Hand the assignment to Ray Train and show what it tells."""
-    job, uri = assignment.job, assignment.run_uri
-    resources = {"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config=assignment,
-        scaling_config=ScalingConfig(
-            num_workers=job.scale.num_workers, use_gpu=placement.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=_RAY_FOLDER,
-            storage_path=uri,
-            failure_config=FailureConfig(max_failures=job.run.max_failures),
-        ),
-    )
-    shown.say("starting the training workers")
-    fitting = _Fitting(trainer)
-    while fitting.is_alive():
-        fitting.join(_POLL_S)
-        for event in ray.get(assignment.listener.take.remote()):
-            shown.handle(event)
-    # Checkpoints are ours; what Ray writes of its own is of no use after the run.
-    Storage(uri).remove(_RAY_FOLDER)
-    return fitting.outcome(uri)
-
-
-class _Fitting(threading.Thread):
-    """Waits for a trainer, so that the main thread can show its events and take a Ctrl-C."""
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(daemon=True)
-        self._trainer = trainer
-        self._result: Any = None
-        self._error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._result = self._trainer.fit()
-        except Exception as error:
-            self._error = error
-
-    def outcome(self, uri: str) -> dict[str, Any]:
-        """What the loop returned.
-
-        Raises:
-            AugftError: it failed, in one line.
-        """
-        if self._error is not None:
-            raise RunError(f"{uri}: {_cause(self._error)}; go on from the last checkpoint with --resume")
-        outcome: dict[str, Any] = self._result.return_value
-        if isinstance(error := outcome.get("error"), AugftError):
-            raise error
-        return outcome
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost error of a worker, in a line."""
-    for inner in getattr(error, "worker_failures", {}).values():
-        return _cause(inner)
-    inner = getattr(error, "cause", None) or error.__cause__
-    if isinstance(inner, BaseException):
-        return _cause(inner)
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
-
-
-class _Listener:
-    """Where the loop's events wait until the driver takes them."""
-
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
-
-    def tell(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[dict[str, Any]]:
-        events, self._events = self._events, []
-        return events
 
 
 def _git_revision() -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -42,12 +42,20 @@ class Learner:
         plan: how many steps there are and how large they are.
         ranks: who learns together.
         policy: what the device makes of the copies in a batch; None: they come augmented.
+        beat: called after each batch of a validation.
     """
 
     def __init__(
-        self, job: Job, dataset: PackedDataset, plan: Plan, ranks: Ranks, policy: Policy | None = None
+        self,
+        job: Job,
+        dataset: PackedDataset,
+        plan: Plan,
+        ranks: Ranks,
+        policy: Policy | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._job, self._train, self._plan, self._ranks, self._policy = job, job.train, plan, ranks, policy
+        self._beat = beat
         self._num_classes = len(dataset.manifest.classes)
         built = build_model(
             job.model.name,
@@ -288,6 +296,7 @@ class Learner:
             batch_size=512,
             ranks=self._ranks,
             autocast_dtype=self._dtype,
+            beat=self._beat,
         )
 
 

@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.collective import barrier, broadcast_from_rank_zero
+from ray.train.collective import broadcast_from_rank_zero
 
 from augft.augment.actor import Augmenter
 from augft.augment.apply import NUM_VIEWS
@@ -26,12 +27,13 @@ from augft.data.packed import PackedDataset, open_packed
 from augft.data.plan import Plan
 from augft.data.stream import Pool, RankBatch, batches
 from augft.data.subset import Subset, subset
-from augft.errors import InputError, NonFiniteLossError, RunDirectoryError
+from augft.errors import InputError, NonFiniteLossError, RunDirectoryError, StorageError
 from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_from_bytes
 from augft.prepare import make_plan
 from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
-from augft.train.checkpoint import Checkpoints
+from augft.train.checkpoint import Checkpoints, FirstFailure
+from augft.train.contact import Contact, tell_replaced
 from augft.train.learner import Learner
 from augft.train.progress import Clock, EpochSums, Progress
 from augft.train.ranks import Ranks
@@ -50,11 +52,12 @@ class Assignment:
     run_uri: str
     min_actors: int
     max_actors: int
+    actor_labels: dict[str, str]
     threads: int
     began_at: float
     """When the person asked for it, in seconds since 1970."""
     listener: Any
-    """A Ray actor with `tell(event)`. Events are for people: nothing waits for them or depends on them."""
+    """The driver's `Listener.actor`."""
 
 
 def train_loop(assignment: Assignment) -> dict[str, Any]:
@@ -63,20 +66,23 @@ def train_loop(assignment: Assignment) -> dict[str, Any]:
     Returns:
         What summary.json is made of; or `{"error": …}` for an error that a restart would only meet again.
     """
+    contact = Contact(assignment.listener, ray.train.get_context().get_world_rank())
     try:
-        return _run(assignment)
-    except (InputError, NonFiniteLossError) as error:
+        return _run(assignment, contact)
+    except (InputError, NonFiniteLossError, StorageError) as error:
         return {"error": error}
+    finally:
+        contact.close()
 
 
-def _run(assignment: Assignment) -> dict[str, Any]:
+def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
     job, stop = assignment.job, assignment.job.train.stop
 
     # ---- who am I --------------------------------------------------------------------------------------------------
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     torch.set_num_threads(assignment.threads)
-    tell = assignment.listener.tell.remote if ranks.is_first else _silent
+    nodes = ranks.gather(contact.address)
 
     # ---- which samples, in which order; what learns from them ------------------------------------------------------
     every = job.run.checkpoint_every_steps
@@ -86,29 +92,38 @@ def _run(assignment: Assignment) -> dict[str, Any]:
     by_actors, by_device, num_views = assignment.policy, None, NUM_VIEWS if job.train.jsd_weight else 1
     if job.augment.where == "device":
         by_actors, by_device, num_views = Policy(name="none"), assignment.policy, 1
-    learner = Learner(job, dataset, plan, ranks, by_device)
+    learner = Learner(job, dataset, plan, ranks, by_device, contact.beat)
 
     # ---- go on from the newest checkpoint, where there is one ------------------------------------------------------
-    storage = Storage(assignment.run_uri)
+    storage = Storage(
+        assignment.run_uri,
+        retry_s=job.run.storage_retry_s,
+        on_retry=lambda text: contact.incident("storage", text),
+        must_exist=True,
+    )
     checkpoints = Checkpoints(storage, job.run.keep_checkpoints)
+    writes = FirstFailure()
     progress = Progress()
-    found = checkpoints.load(lambda text: tell(_said(text)))
+    found = checkpoints.load(lambda text: contact.incident("checkpoint", text))
     cursor = broadcast_from_rank_zero(found[0].cursor if found else 0)
+    contact.begin(cursor)
     if found is not None and found[0].cursor == cursor:
         progress, tensors = found
         learner.load_state(tensors)
         progress.num_restarts += 1
         if progress.stop_rules != stop.model_dump():
             progress.stop_reason = None
-        tell(_said(f"goes on from step {cursor} of {plan.num_steps}"))
+        contact.incident("resume", f"goes on from step {cursor} of {plan.num_steps} with {_on(nodes)}")
     elif cursor:
         raise RunDirectoryError(
             f"{assignment.run_uri}: worker {ranks.rank} does not see checkpoint {cursor}; "
             "give a run.storage_path that all nodes share"
         )
     else:
-        tell(_said(learner.load_report.summary))
-    tell(_said(_arithmetic(job, plan, ranks, assignment.threads, learner.precision)))
+        contact.say(learner.load_report.summary)
+        if ranks.world_size > 1:
+            contact.say(f"trains with {_on(nodes)}")
+    contact.say(_arithmetic(job, plan, ranks, assignment.threads, learner.precision))
     trackers = []
     if ranks.is_first:
         trackers = open_trackers(list(job.run.trackers), storage.uri, job.name, job.to_dict(), cursor)
@@ -129,6 +144,9 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         min_actors=assignment.min_actors,
         max_actors=assignment.max_actors,
         row_bytes=num_views * height * width * channels,
+        label_selector=assignment.actor_labels,
+        on_replaced=partial(tell_replaced, assignment.listener),
+        **({} if job.scale.unit_rows == "auto" else {"unit_rows": job.scale.unit_rows}),
     )
     stream = batches(
         plan,
@@ -138,7 +156,7 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         world_size=ranks.world_size,
         broadcast=broadcast_from_rank_zero,
     )
-    tell(_said("starting the augmentation actors"))
+    contact.say("starting the augmentation actors")
     sums = EpochSums(progress, ranks)
     clock = Clock(progress, plan.items_before(cursor))
     told_at, first_step_s = 0.0, None
@@ -147,44 +165,52 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         progress.history.append(line)
         for tracker in trackers:
             tracker.log(line)
-        tell({"kind": "line", **line})
+        contact.tell("line", **line)
 
     # ---- steps -----------------------------------------------------------------------------------------------------
-    while progress.stop_reason is None and progress.cursor < plan.num_steps:
+    stopped = False
+    while not stopped and progress.stop_reason is None and progress.cursor < plan.num_steps:
         step = progress.cursor
-        with clock.waiting():
+        with clock.waiting(), contact.at("waits for pictures"):
             batch = next(stream)
 
         losses, correct = learner.backward(batch)
 
         # The one synchronisation of a step: every rank learns the loss, and whether to go on.
         time_is_up = ranks.is_first and stop.time_s is not None and progress.elapsed_s >= stop.time_s
-        loss_sum, num_bad, is_late = ranks.sum(
-            [float(losses.sum()), float((~torch.isfinite(losses)).sum()), float(time_is_up)]
+        loss_sum, num_bad, is_late, is_asked, has_failed = ranks.sum(
+            [
+                float(losses.sum()),
+                float((~torch.isfinite(losses)).sum()),
+                float(time_is_up),
+                float(ranks.is_first and contact.stop_is_asked),
+                float(writes.error is not None),
+            ]
         )
         if num_bad:
             raise _non_finite(batch, losses, ranks)
+        if has_failed:
+            break
 
         learner.update(step)
         sums.add(batch, losses, correct)
         progress.cursor += 1
         clock.stepped()
+        contact.beat(progress.cursor)
         first_step_s = first_step_s or time.time() - assignment.began_at
         num_images = plan.items_before(progress.cursor)
 
         if ranks.is_first and time.monotonic() - told_at > TELL_EVERY_S:
             told_at = time.monotonic()
-            tell(
-                {
-                    "kind": "step",
-                    "step": progress.cursor,
-                    "num_steps": plan.num_steps,
-                    "epoch": int(batch.epochs[-1]),
-                    "epochs": plan.epochs,
-                    "loss": loss_sum / plan.step_size(step),
-                    "images_per_s": clock.rate(num_images),
-                    "data_stall_fraction": progress.data_stall_fraction,
-                }
+            contact.tell(
+                "step",
+                step=progress.cursor,
+                num_steps=plan.num_steps,
+                epoch=int(batch.epochs[-1]),
+                epochs=plan.epochs,
+                loss=loss_sum / plan.step_size(step),
+                images_per_s=clock.rate(num_images),
+                data_stall_fraction=progress.data_stall_fraction,
             )
 
         # ---- is an epoch over, or the run?
@@ -196,39 +222,50 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         elif is_late:
             progress.stop_reason = "time_s"
         closing = bool(ended) or progress.stop_reason is not None
-        saving = closing if every is None else progress.stop_reason is not None or progress.cursor % every == 0
+        stopped = progress.stop_reason is None and bool(is_asked)
+        due = closing if every is None else progress.cursor % every == 0
+        saving = due or stopped or progress.stop_reason is not None
         if closing or saving:
             sums.reduce()
 
         if closing:
-            with clock.paused():
+            with clock.paused(), contact.at("validates"):
                 lap = clock.lap(num_images)
                 for epoch in ended or [progress.epoch]:
                     record(**sums.line(epoch), **lap, lr=learner.rate(step))
                 for epoch in ended:
                     del progress.sums[epoch]
                 progress.epoch += len(ended)
-                _judge(learner, dataset, samples, progress, checkpoints, ranks, record)
+                _judge(learner, dataset, samples, progress, checkpoints, writes, ranks, record)
                 if ranks.is_first:
-                    storage.write(METRICS, _lines(progress))
+                    with writes:
+                        storage.write(METRICS, _lines(progress))
                 if ended and progress.stop_reason is None:
                     progress.stop_reason = _reason_to_stop(job, progress)
 
         if progress.stop_reason is not None:
             progress.stop_rules = stop.model_dump()
         if (saving or progress.stop_reason is not None) and ranks.is_first:
-            checkpoints.save(progress, learner.state())
+            with contact.at("saves"), writes:
+                checkpoints.save(progress, learner.state())
     stream.close()
 
     # ---- the chosen weights, tested once ---------------------------------------------------------------------------
-    checkpoints.wait()
-    barrier()  # rank 0 has written what all now read
+    with contact.at("saves"), writes:
+        checkpoints.wait()
+    failures = [error for error in ranks.gather(writes.error) if error is not None]  # from here all read what is there
+    if failures:
+        raise failures[0]
+    if stopped:
+        contact.incident("stop", f"stopped on request after step {progress.cursor}, and saved")
+        return {"stopped_at": progress.cursor}
     assert progress.best_step is not None
     learner.model.load_state_dict(tensors_from_bytes(checkpoints.best(progress.best_step), WEIGHTS_FILE))
     test = None
     if dataset.has("test"):
-        tell(_said(f"tests the weights of step {progress.best_step}"))
-        test = learner.evaluate(dataset, "test", np.arange(dataset.split("test").num_rows))
+        contact.say(f"tests the weights of step {progress.best_step}")
+        with contact.at("tests"):
+            test = learner.evaluate(dataset, "test", np.arange(dataset.split("test").num_rows))
         record(
             step=progress.best_step,
             epoch=progress.epoch - 1,
@@ -259,7 +296,10 @@ def _run(assignment: Assignment) -> dict[str, Any]:
         "train_s": progress.elapsed_s,
         "first_step_s": first_step_s,
         "longest_wait_s": progress.longest_wait_s,
+        "augment_s_per_image": progress.augment_s_per_image,
+        "actors_needed": progress.actors_needed(plan.items_before(progress.cursor)),
         "num_restarts": progress.num_restarts,
+        "workers": nodes,
         "stream_digest": progress.stream_digest,
     }
 
@@ -270,6 +310,7 @@ def _judge(
     samples: Subset,
     progress: Progress,
     checkpoints: Checkpoints,
+    writes: FirstFailure,
     ranks: Ranks,
     record: Callable[..., None],
 ) -> None:
@@ -291,7 +332,8 @@ def _judge(
             progress.best_top1, progress.epochs_without_gain = val.top1, 0
         progress.best_step = progress.cursor
         if ranks.is_first:
-            checkpoints.save_best(progress.cursor, learner.weights())
+            with writes:
+                checkpoints.save_best(progress.cursor, learner.weights())
 
 
 def _reason_to_stop(job: Job, progress: Progress) -> str | None:
@@ -332,9 +374,7 @@ def _lines(progress: Progress) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in progress.history).encode()
 
 
-def _said(text: str) -> dict[str, str]:
-    return {"kind": "say", "text": text}
-
-
-def _silent(event: dict[str, Any]) -> None:
-    """What ranks other than the first tell."""
+def _on(nodes: list[str]) -> str:
+    """Workers and their nodes, in words."""
+    each = [node if nodes.count(node) == 1 else f"{node} ({nodes.count(node)})" for node in dict.fromkeys(nodes)]
+    return f"{len(nodes)} worker{'s' if len(nodes) > 1 else ''} on {', '.join(each)}"

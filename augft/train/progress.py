@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ import torch
 
 from augft.data.stream import RankBatch, chain
 from augft.train.ranks import Ranks
+
+LOSS_UNIT = 2.0**-24
+"""What sums of losses are counted in: 6e-8, about what a float32 loss near 1 can tell."""
+_MAX_LOSS = 1e6
+"""A larger one counts as this: so half a million of them still fit 64 bits."""
 
 
 @dataclass
@@ -25,8 +31,8 @@ class Progress:
     """Epochs done."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl."""
-    sums: dict[int, list[float]] = field(default_factory=dict)
-    """Epoch → loss sum, number correct, number of samples, of epochs begun and not ended."""
+    sums: dict[int, list[int]] = field(default_factory=dict)
+    """Epoch → loss sum in units of `LOSS_UNIT`, number correct, number of samples, of epochs begun and not ended."""
     stream_digest: str = ""
     best_step: int | None = None
     best_top1: float | None = None
@@ -37,6 +43,10 @@ class Progress:
     """The part of it that was spent waiting for pictures."""
     longest_wait_s: float = 0.0
     """The longest wait for a single batch, the first after a start left out."""
+    augment_s: float = 0.0
+    """Time that actors spent on the pictures of `num_timed`, over all actors."""
+    num_timed: int = 0
+    """Pictures whose making was timed; those of an actor's first unit are not, for it opens the data."""
     num_restarts: int = 0
     stop_reason: str | None = None
     stop_rules: dict[str, Any] | None = None
@@ -46,6 +56,22 @@ class Progress:
     def data_stall_fraction(self) -> float:
         """Share of the steps' time that was spent waiting for pictures."""
         return self.data_wait_s / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def augment_s_per_image(self) -> float | None:
+        """Seconds that one actor takes for a picture; None where no picture was timed."""
+        return self.augment_s / self.num_timed if self.num_timed else None
+
+    def actors_needed(self, num_images: int) -> int | None:
+        """How many actors keep up with training, had it never waited; None where that is not known.
+
+        Args:
+            num_images: pictures of all steps so far.
+        """
+        training_s = self.elapsed_s - self.data_wait_s
+        if self.augment_s_per_image is None or training_s <= 0:
+            return None
+        return ceil(self.augment_s_per_image * num_images / training_s)
 
     def last(self, split: str) -> dict[str, Any] | None:
         """The newest line of a split."""
@@ -104,10 +130,10 @@ class Clock:
 
 
 class EpochSums:
-    """Training loss and accuracy of each epoch, and the digest of what was seen.
+    """Training loss and accuracy of each epoch, the digest of what was seen, and the time its pictures took.
 
-    Sums stay on each rank and on its device; `reduce` adds them to the record. Reductions come at the same steps in an
-    undisturbed and in a resumed run, so floating-point sums agree to the bit.
+    Sums stay on each rank and on its device; `reduce` adds them to the record. They are sums of integers, losses being
+    rounded to `LOSS_UNIT`: the same wherever reductions fall, as in a run that was stopped and gone on with.
     """
 
     def __init__(self, progress: Progress, ranks: Ranks) -> None:
@@ -115,11 +141,15 @@ class EpochSums:
         self._ranks = ranks
         self._sums: dict[int, torch.Tensor] = {}
         self._step_digests: list[int] = []
+        self._augment_s, self._num_timed = 0.0, 0
 
     def add(self, batch: RankBatch, losses: torch.Tensor, correct: torch.Tensor) -> None:
         """Take up a step: losses float (M,), correct bool (M,); a step may hold items of several epochs."""
         self._step_digests.append(batch.digest)
-        rows = torch.stack([losses.double(), correct.double(), torch.ones_like(losses, dtype=torch.float64)])
+        self._augment_s += batch.augment_s
+        self._num_timed += batch.num_timed
+        units = (losses.double().clamp(max=_MAX_LOSS) / LOSS_UNIT).round().long()
+        rows = torch.stack([units, correct.long(), torch.ones_like(units)])
         # A rank's share is in plan order, so each epoch's items stand together.
         epochs, first = np.unique(batch.epochs, return_index=True)
         for epoch, part in zip(epochs.tolist(), torch.tensor_split(rows, first[1:].tolist(), dim=1), strict=False):
@@ -135,19 +165,23 @@ class EpochSums:
         epochs = sorted({epoch for part in self._ranks.gather(list(self._sums)) for epoch in part})
         for epoch in epochs:
             mine = self._sums.get(epoch)
-            summed = self._ranks.sum(mine.tolist() if mine is not None else [0.0, 0.0, 0.0])
-            before = self._progress.sums.get(epoch, [0.0, 0.0, 0.0])
-            self._progress.sums[epoch] = [a + b for a, b in zip(before, summed, strict=True)]
+            part = np.zeros(3, np.int64) if mine is None else mine.cpu().numpy()
+            before = self._progress.sums.get(epoch, [0, 0, 0])
+            self._progress.sums[epoch] = (self._ranks.sum_integers(part) + before).tolist()
         self._sums.clear()
+        augment_s, num_timed = self._ranks.sum([self._augment_s, float(self._num_timed)])
+        self._progress.augment_s += augment_s
+        self._progress.num_timed += int(num_timed)
+        self._augment_s, self._num_timed = 0.0, 0
 
     def line(self, epoch: int) -> dict[str, Any]:
         """What metrics.jsonl says of an epoch's training so far, after `reduce`."""
-        loss, correct, count = self._progress.sums.get(epoch, [0.0, 0.0, 0.0])
+        loss, correct, count = self._progress.sums.get(epoch, [0, 0, 0])
         return {
             "step": self._progress.cursor,
             "epoch": epoch,
             "split": "train",
-            "loss": loss / count,
+            "loss": loss * LOSS_UNIT / count,
             "top1": correct / count,
-            "num_samples": int(count),
+            "num_samples": count,
         }

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
-from augft.errors import ResourceError
+from augft.errors import HeadLostError, ResourceError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # `uv run` would upload the working folder to each worker.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Workers stay in the folder that they are started in: what a submitted job brings along lies there.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A submitted job may set the workers' environment too: its values are taken over below, not refused.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
     # Of a Ray that is started here: a trainer is as urgent as anything else, and not at Ray's own 15
     # (docs/decisions.md, 13).
     "RAY_worker_niceness": "0",
@@ -34,6 +39,30 @@ _WORKERS_ENVIRONMENT = {
 }
 
 _ANSWER_S = 5.0
+_ASK_S, _LOST_S = 5.0, 30.0
+
+
+class Head:
+    """The head of the cluster that this process is connected to: does it still answer?
+
+    Ray ends a process that has not reached the head for a minute, with a message of many lines. To have a word before
+    that, ask now and then.
+    """
+
+    def __init__(self) -> None:
+        self.address: str = ray.get_runtime_context().gcs_address
+        self._host, _, port = self.address.rpartition(":")
+        self._port = int(port)
+        self._answered_at = self._asked_at = time.monotonic()
+
+    def is_lost(self) -> bool:
+        """Whether it has not answered for `_LOST_S`; asks every `_ASK_S`."""
+        now = time.monotonic()
+        if now - self._asked_at >= _ASK_S:
+            self._asked_at = now
+            with suppress(OSError), socket.create_connection((self._host, self._port), timeout=_ANSWER_S):
+                self._answered_at = now
+        return now - self._answered_at >= _LOST_S
 
 
 @contextmanager
@@ -73,7 +102,8 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
                 **options,
             )
         else:
-            ray.init(address, runtime_env={"env_vars": _WORKERS_ENVIRONMENT}, **options)
+            workers = {name: os.environ[name] for name in _WORKERS_ENVIRONMENT}
+            ray.init(address, runtime_env={"env_vars": workers}, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no answer"])[0]
         raise ResourceError(
@@ -81,8 +111,12 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         ) from None
     try:
         yield
-    finally:
+    except HeadLostError:
+        raise  # a farewell would wait for the head's answer
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

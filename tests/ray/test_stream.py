@@ -27,19 +27,26 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack("digits", tmp_path_factory.mktemp("packed") / "digits", image_size=12)
 
 
-def _pool(digits: Path, plan: Plan, num_actors: int = 1) -> stream.Pool:
+def _pool(digits: Path, plan: Plan, num_actors: int = 1, unit_rows: int = stream.MIN_UNIT_ROWS) -> stream.Pool:
     kwargs = {"packed": str(digits), "split": "train", "sample_ids": IDS, "plan": plan, "policy": POLICY}
-    return stream.Pool(Augmenter, kwargs, min_actors=num_actors, max_actors=num_actors, row_bytes=12 * 12 * 3)
+    return stream.Pool(Augmenter, kwargs, num_actors, num_actors, row_bytes=12 * 12 * 3, unit_rows=unit_rows)
 
 
-def _all_ranks(digits: Path, plan: Plan, world_size: int, cursor: int = 0, num_actors: int = 1) -> list[list[Any]]:
+def _all_ranks(
+    digits: Path,
+    plan: Plan,
+    world_size: int,
+    cursor: int = 0,
+    num_actors: int = 1,
+    unit_rows: int = stream.MIN_UNIT_ROWS,
+) -> list[list[Any]]:
     """Every rank's batches; ranks take turns, as they do in training."""
     shared: dict[str, Any] = {}
 
     def broadcast(value: Any) -> Any:
         return shared.setdefault("splits", value) if value is None else shared.update(splits=value) or value
 
-    pool = _pool(digits, plan, num_actors)
+    pool = _pool(digits, plan, num_actors, unit_rows)
     first = stream.batches(plan, pool, cursor=cursor, rank=0, world_size=world_size, broadcast=broadcast)
     if world_size == 1:
         return [list(first)]
@@ -70,13 +77,10 @@ def _expected(split: PackedSplit, plan: Plan, step: int) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize(("world_size", "num_actors", "cursor"), [(1, 1, 0), (1, 3, 7), (2, 1, 0), (3, 2, 4)])
-def test_each_step_holds_what_the_plan_says(
-    digits: Path, monkeypatch: pytest.MonkeyPatch, world_size: int, num_actors: int, cursor: int
-) -> None:
-    monkeypatch.setattr(stream, "MIN_UNIT_ROWS", 100)
+def test_each_step_holds_what_the_plan_says(digits: Path, world_size: int, num_actors: int, cursor: int) -> None:
     plan = Plan(len(IDS), seed=3, epochs=2, global_batch_size=32, select=0.5, copies=2, keep_original=True)
     split = open_packed(digits).split("train")
-    ranks = _all_ranks(digits, plan, world_size, cursor, num_actors)
+    ranks = _all_ranks(digits, plan, world_size, cursor, num_actors, unit_rows=100)
     assert all(len(batches) == plan.num_steps - cursor for batches in ranks)
     for offset, parts in enumerate(zip(*ranks, strict=True)):
         step = cursor + offset
@@ -97,9 +101,8 @@ def test_the_digest_of_a_step_is_the_same_on_any_number_of_ranks(digits: Path) -
 def test_several_executions_follow_each_other_without_a_seam(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(len(IDS), seed=3, epochs=2, global_batch_size=32)
     [one] = _all_ranks(digits, plan, 1)
-    monkeypatch.setattr(stream, "MIN_UNIT_ROWS", 64)
     monkeypatch.setattr(stream, "MAX_UNITS", 3)
-    [several] = _all_ranks(digits, plan, 1)
+    [several] = _all_ranks(digits, plan, 1, unit_rows=64)
     assert [batch.digest for batch in one] == [batch.digest for batch in several]
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load
 
 from augft.config import Job, load_job_text
 from augft.errors import NonFiniteLossError, RunDirectoryError
+from augft.model import build_model
 from augft.run import Run
 from augft.train.launch import train
 
@@ -88,6 +91,26 @@ def test_who_works_does_not_show(undisturbed: Run, tmp_path: Path, scale: str) -
     if scale.startswith("augment"):
         assert other.storage.read("model.safetensors") == undisturbed.storage.read("model.safetensors")
         assert _without_times(other) == _without_times(undisturbed)
+
+
+def test_where_no_statistics_are_learned_two_workers_learn_what_one_does(tmp_path: Path) -> None:
+    alike = ("model.bn=frozen", "train.precision=fp32", "train.optimizer.lr=0.01", "train.epochs=3")
+    one, two = (
+        train(_job(*alike, f"scale.num_workers={number}"), run_dir=str(tmp_path / str(number))) for number in (1, 2)
+    )
+    assert one.summary["stream_digest"] == two.summary["stream_digest"]
+    ours, theirs = (load(run.storage.read("model.safetensors")) for run in (one, two))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(
+            theirs[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    moved = max(float((ours[name] - other).abs().max()) for name, other in _first_weights(_job(*alike)).items())
+    assert moved > 1e-2, "nothing was learned, so nothing is shown"
+
+
+def _first_weights(job: Job) -> dict[str, torch.Tensor]:
+    built = build_model(job.model.name, num_classes=10, weights="none", stem="imagenet", classes=None, seed=job.seed)
+    return {name: value for name, value in built.module.state_dict().items() if value.dtype == torch.float32}
 
 
 def test_another_seed_or_policy_shows(undisturbed: Run, tmp_path: Path) -> None:

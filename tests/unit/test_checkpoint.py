@@ -118,7 +118,7 @@ def damage_cut_meta(tmp_path: Path) -> None:
         (damage_byte, "is damaged (its digest differs)"),
         (damage_no_state, "is not whole"),
         (damage_no_meta, "is not whole"),
-        (damage_cut_meta, "is not whole"),
+        (damage_cut_meta, "is damaged (checkpoint.json is no JSON)"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over(storage: Storage, tmp_path: Path, damage: Any, said: str) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from augft.data.stream import RankBatch, chain
 from augft.train import progress as module
-from augft.train.progress import Clock, EpochSums, Progress
+from augft.train.progress import LOSS_UNIT, Clock, EpochSums, Progress
 from augft.train.ranks import Ranks
 
 ONE = Ranks(0, 1, torch.device("cpu"))
+ONE_LOSS = round(1 / LOSS_UNIT)
 
 
 def batch(step: int, epochs: list[int], digest: int = 0) -> RankBatch:
@@ -37,16 +38,16 @@ def test_sums_are_split_by_epoch() -> None:
     add(sums, 2, [], [], [], 0)
     assert progress.sums == {}
     sums.reduce()
-    assert progress.sums == {0: [15.0, 3.0, 4.0], 1: [48.0, 1.0, 2.0]}
+    assert progress.sums == {0: [15 * ONE_LOSS, 3, 4], 1: [48 * ONE_LOSS, 1, 2]}
     progress.cursor = 3
     assert sums.line(0) == {
         "step": 3, "epoch": 0, "split": "train", "loss": 15.0 / 4, "top1": 0.75, "num_samples": 4,
     }  # fmt: skip
     add(sums, 3, [1, 2], [64.0, 1.0], [False, False], 3)
     sums.reduce()
-    assert progress.sums[0] == [15.0, 3.0, 4.0]
-    assert progress.sums[1] == [112.0, 1.0, 3.0]
-    assert progress.sums[2] == [1.0, 0.0, 1.0]
+    assert progress.sums[0] == [15 * ONE_LOSS, 3, 4]
+    assert progress.sums[1] == [112 * ONE_LOSS, 1, 3]
+    assert progress.sums[2] == [ONE_LOSS, 0, 1]
 
 
 def test_a_resumed_record_goes_on_to_the_same_bits() -> None:
@@ -56,7 +57,7 @@ def test_a_resumed_record_goes_on_to_the_same_bits() -> None:
     sums = EpochSums(undisturbed, ONE)
     for step in steps:
         add(sums, *step)
-        sums.reduce()
+    sums.reduce()
     before = Progress()
     sums = EpochSums(before, ONE)
     for step in steps[:4]:
@@ -71,14 +72,29 @@ def test_a_resumed_record_goes_on_to_the_same_bits() -> None:
     assert resumed.stream_digest == undisturbed.stream_digest != before.stream_digest
 
 
-def test_sums_are_in_double_precision() -> None:
+def test_sums_are_exact() -> None:
     progress = Progress()
     sums = EpochSums(progress, ONE)
     for step in range(1000):
-        add(sums, step, [0], [16777217.0], [False], 0)
-    add(sums, 1000, [0], [0.125], [False], 0)
+        add(sums, step, [0], [2.0**19], [False], 0)
+    add(sums, 1000, [0], [2.0**-24], [False], 0)
     sums.reduce()
-    assert progress.sums[0][0] == 1000 * 16777216.0 + 0.125
+    assert progress.sums[0][0] == 1000 * 2**19 * ONE_LOSS + 1
+
+
+def test_a_loss_beyond_all_bounds_does_not_wrap() -> None:
+    sums = EpochSums(Progress(), ONE)
+    add(sums, 0, [0] * 1000, [1e30] * 1000, [False] * 1000, 0)
+    sums.reduce()
+    assert sums.line(0)["loss"] == pytest.approx(1e6)
+
+
+def test_actors_needed_is_what_training_takes_over_what_an_actor_makes() -> None:
+    progress = Progress(elapsed_s=110.0, data_wait_s=10.0, augment_s=30.0, num_timed=600)
+    assert progress.augment_s_per_image == 0.05
+    assert progress.actors_needed(6_000) == 3
+    assert progress.actors_needed(6_001) == 4
+    assert Progress(elapsed_s=110.0).actors_needed(6_000) is None
 
 
 def test_the_digest_chains_in_pieces() -> None:

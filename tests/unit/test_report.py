@@ -395,6 +395,24 @@ def test_every_op_has_words(run: Path) -> None:
         assert not re.search(r"= [\[(]", words)  # a tuple as Python writes it
 
 
+def test_what_befell_the_run_is_told(run: Path) -> None:
+    assert "What befell it" not in Page(run).text
+    lines = [
+        {"time": 1.8e9, "step": 17, "what": "restart", "text": "worker 1: <b>ActorDiedError</b>"},
+        {"time": 1.8e9 + 30, "step": None, "what": "actor", "text": "an augmentation actor was lost"},
+    ]
+    (run / "incidents.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(run)
+    assert "What befell it" in page.text
+    assert "2027-01-15 08:00:00" in page.text
+    assert "worker 1: <b>ActorDiedError</b>" in page.text, "it is text, not markup"
+
+
+def test_much_stall_comes_with_the_number_of_actors(run: Path) -> None:
+    change(run / "summary.json", data_stall_fraction=0.4, actors_needed=5)
+    assert "5 augmentation actors (scale.augment_actors)" in Page(run).text
+
+
 # ---- runs that lack something --------------------------------------------------------------------------
 
 

@@ -1,0 +1,190 @@
+"""The driver while the workers train: shows what they tell, records what befalls them, passes on a wish to stop."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
+
+from augft.display import Display
+from augft.errors import AugftError, HeadLostError, RunError, Stopped
+from augft.train.contact import Heard, Listener, Pulse, stop_process
+from augft.train.incidents import Incidents
+from augft.train.lease import Lease
+from augft.train.session import Head
+from augft.train.watch import Watch
+
+_POLL_S = 0.5
+_DIED = re.compile(r"because (its (?:worker process|node) has died)")
+
+
+class Attendance:
+    """Attends a run from its start to its end.
+
+    Args:
+        listener: what the workers speak to.
+        incidents: the run's record.
+        lease: held on the run directory.
+        hang_timeout_s: how long the run may make no step; None: for ever.
+        shown: for people.
+    """
+
+    def __init__(
+        self, listener: Listener, incidents: Incidents, lease: Lease, hang_timeout_s: float | None, shown: Display
+    ) -> None:
+        self._listener = listener
+        self._incidents = incidents
+        self._lease = lease
+        self._watch = Watch(hang_timeout_s)
+        self._shown = shown
+        self._step: int | None = None
+
+    def attend(self, trainer: TorchTrainer, uri: str) -> dict[str, Any]:
+        """Fit a trainer.
+
+        Returns:
+            What the training loop returned.
+
+        Raises:
+            AugftError: it failed, in one line.
+            Stopped: it was asked to, and has saved.
+            KeyboardInterrupt: it was asked to a second time.
+        """
+        fitting = _Fitting(trainer)
+        with _stop_signals() as asked:
+            try:
+                self._until_the_end(fitting, Head(), asked, uri)
+            except ray.exceptions.RayError as error:
+                raise RunError(
+                    f"{uri}: Ray does not answer any more ({in_a_line(error)}); go on with --resume"
+                ) from None
+        self._incidents.flush()
+        outcome = fitting.outcome(uri)
+        if (step := outcome.get("stopped_at")) is not None:
+            raise Stopped(f"{uri}: stopped after step {step} and saved; go on with --resume")
+        return outcome
+
+    def _until_the_end(self, fitting: _Fitting, head: Head, asked: list[int], uri: str) -> None:
+        told = False
+        while fitting.is_alive():
+            fitting.join(_POLL_S)
+            if asked and not told:
+                told = True
+                self._shown.say("finishing the step, then saving; once more (Ctrl-C) stops at once")
+                self._listener.ask_to_stop()
+            if head.is_lost():
+                raise HeadLostError(
+                    f"{uri}: the head of the cluster ({head.address}) does not answer any more; start it again and "
+                    "go on with --resume"
+                )
+            self._take(self._listener.take())
+            if self._lease.lost:
+                raise RunError(f"{uri}: another run has taken the directory; this one stops")
+
+    def _take(self, heard: Heard) -> None:
+        for event in heard.events:
+            if event["kind"] == "incident":
+                self._record(event["what"], event["text"], event["step"])
+            elif event["kind"] == "failed":
+                self._watch.restart()
+                self._record("restart", event["text"], self._step)
+            else:
+                self._step = event.get("step", self._step)
+                self._shown.handle(event)
+        self._watch.hear(heard.pulses)
+        for pulse in self._watch.hung():
+            self._end(pulse)
+
+    def _end(self, pulse: Pulse) -> None:
+        """Stop a hung worker, so that Ray Train starts all anew."""
+        who = f"worker {pulse.rank} (process {pulse.pid} on {pulse.address})"
+        how = "has not been heard of" if self._watch.is_silent(pulse) else pulse.phase
+        text = f"{who} hangs at step {pulse.step}: {how}; no step for {self._watch.timeout_s:g} s"
+        self._record("hang", f"{text}; it is stopped" if stop_process(pulse) else text, pulse.step)
+
+    def _record(self, what: str, text: str, step: int | None) -> None:
+        self._shown.say(text)
+        self._incidents.add(what, text, step)
+
+
+class TellFailures(UserCallback):  # type: ignore[misc]
+    """Tells the driver of workers that failed; Ray Train runs it beside its controller."""
+
+    def __init__(self, listener: Any) -> None:
+        self._listener = listener
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        text = "; ".join(f"worker {rank}: {in_a_line(error)}" for rank, error in sorted(worker_exceptions.items()))
+        self._listener.tell.remote({"kind": "failed", "text": f"{text}; the workers start again"})
+
+
+class _Fitting(threading.Thread):
+    """Waits for a trainer, so that the main thread can show its events and take a signal."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(daemon=True)
+        self._trainer = trainer
+        self._result: Any = None
+        self._error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = self._trainer.fit()
+        except Exception as error:
+            self._error = error
+
+    def outcome(self, uri: str) -> dict[str, Any]:
+        """What the loop returned.
+
+        Raises:
+            AugftError: it failed, in one line.
+        """
+        if self._error is not None:
+            raise RunError(f"{uri}: {in_a_line(self._error)}; go on from the last checkpoint with --resume")
+        outcome: dict[str, Any] = self._result.return_value
+        if isinstance(error := outcome.get("error"), AugftError):
+            raise error
+        return outcome
+
+
+def in_a_line(error: BaseException) -> str:
+    """The innermost error of a worker, in a line."""
+    for inner in getattr(error, "worker_failures", {}).values():
+        return in_a_line(inner)
+    inner = getattr(error, "cause", None) or error.__cause__
+    if isinstance(inner, BaseException):
+        return in_a_line(inner)
+    text = str(error).strip()
+    if died := _DIED.search(text):  # Ray goes on about what may have been the cause
+        return died[1]
+    return f"{type(error).__name__}: {text.splitlines()[-1] if text else 'no message'}"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are put in a list; the second raises KeyboardInterrupt. Not in other than the main thread."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,221 @@
+"""What may befall a run on one machine: a wish to stop, a hung worker, a full disk, a second driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from augft.config import Job, load_job_text
+from augft.errors import StorageError
+from augft.run import INCIDENTS, Run
+from augft.train.launch import train
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+# Long enough to be met in the middle: 66 epochs of 4 to 5 steps.
+JOB = """
+name: small
+seed: 5
+data: {source: digits, image_size: 8, labels_per_class: 20}
+augment: {policy: digits, copies: 2, select: 0.5, keep_original: true}
+model: {name: resnet20, weights: none}
+train:
+  epochs: 66
+  global_batch_size: 90
+  optimizer: {lr: 0.05}
+run: {checkpoint_every_steps: 20, trackers: []}
+"""
+TIMES = ("images_per_s", "data_wait_s")
+
+
+def _job(*overrides: str) -> Job:
+    return load_job_text(JOB, "the test's job", overrides)
+
+
+def _incidents(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / INCIDENTS).read_text().splitlines()]
+
+
+def _assert_same(run: Run, undisturbed: Run) -> None:
+    def without_times(run: Run) -> list[dict[str, Any]]:
+        return [{key: value for key, value in line.items() if key not in TIMES} for line in run.metrics]
+
+    assert run.summary["stream_digest"] == undisturbed.summary["stream_digest"]
+    assert without_times(run) == without_times(undisturbed)
+    assert run.storage.read("model.safetensors") == undisturbed.storage.read("model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(_job(), run_dir=str(tmp_path_factory.mktemp("runs") / "undisturbed"))
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < timeout_s, "it never came"
+        time.sleep(0.02)
+
+
+def _is_at(run_dir: Path, step: int) -> Callable[[], bool]:
+    return (run_dir / "checkpoints" / f"step-{step:08d}" / "checkpoint.json").exists
+
+
+class _Driver:
+    """`augft train` in a process of its own, with a Ray of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.run_dir = folder / "run"
+        job = folder / "job.yaml"
+        job.write_text(JOB)
+        command = [sys.executable, "-m", "augft.cli", "train", str(job), "--run-dir", str(self.run_dir), *arguments]
+        env = {**os.environ, "AUGFT_RAY_TEMP_DIR": os.environ["AUGFT_RAY_TEMP_DIR"] + "/d"}
+        self.process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+    def ended(self) -> tuple[int, str]:
+        """Exit code and what it said."""
+        said = self.process.communicate(timeout=240)[1]
+        return self.process.returncode, said
+
+
+@pytest.mark.parametrize("to_group", [True, False], ids=["ctrl-c", "sigterm"])
+def test_asked_to_stop_it_saves_after_the_step_and_goes_on_to_the_same_bits(
+    undisturbed: Run, tmp_path: Path, to_group: bool
+) -> None:
+    driver = _Driver(tmp_path)
+    _until(_is_at(driver.run_dir, 20))
+    # A terminal sends Ctrl-C to all processes that it started; `ray job stop` and Slurm send SIGTERM to one.
+    os.killpg(driver.process.pid, signal.SIGINT) if to_group else driver.process.terminate()
+    code, said = driver.ended()
+    assert code == 130
+    assert "stopped after step" in said.splitlines()[-1]
+    assert "--resume" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    step = int(said.splitlines()[-1].split("after step ")[1].split()[0])
+    assert _is_at(driver.run_dir, step)(), "not saved"
+    assert not (driver.run_dir / "summary.json").exists()
+    assert not (driver.run_dir / "lease.json").exists()
+
+    _assert_same(train(_job(), run_dir=str(driver.run_dir), resume=True), undisturbed)
+    assert [line["what"] for line in _incidents(driver.run_dir)] == ["stop", "resume"]
+
+
+def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
+    driver = _Driver(tmp_path, "--set", "train.epochs=100000")
+    _until(_is_at(driver.run_dir, 20))
+    _workers(driver.process.pid)[0].suspend()  # it cannot finish its step
+    driver.process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert driver.process.poll() is None
+    driver.process.send_signal(signal.SIGINT)
+    code, said = driver.ended()
+    assert code == 130, said
+    assert "--resume" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+def _workers(driver: int | None = None) -> list[psutil.Process]:
+    """The training workers below a driver's Ray, this process's own by default."""
+    ray_processes = psutil.Process(driver or os.getpid()).children(recursive=True)
+    return [process for process in ray_processes if "RayTrainWorker" in _title(process)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Runs a function beside the test, whose failure is the test's."""
+    threads: list[threading.Thread] = []
+    errors: list[BaseException] = []
+
+    def start(function: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                function()
+            except BaseException as error:
+                errors.append(error)
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+
+
+def test_a_hung_worker_is_named_and_replaced(tmp_path: Path, meanwhile: Callable[[Callable[[], None]], None]) -> None:
+    run_dir = tmp_path / "run"
+    job = _job("scale.num_workers=2", "run.hang_timeout_s=8")
+    pids: list[int] = []
+
+    def hold() -> None:
+        _until(_is_at(run_dir, 40))
+        worker = _workers()[0]
+        pids.append(worker.pid)
+        worker.suspend()
+
+    meanwhile(hold)
+    run = train(job, run_dir=str(run_dir))
+    incidents = _incidents(run_dir)
+    assert [line["what"] for line in incidents] == ["hang", "restart", "resume"]
+    assert f"process {pids[0]} " in incidents[0]["text"]
+    assert "has not been heard of" in incidents[0]["text"]
+    other = train(_job("scale.num_workers=2"), run_dir=str(tmp_path / "other"))
+    _assert_same(run, other)
+
+
+def test_a_run_in_use_is_not_taken_over(tmp_path: Path) -> None:
+    driver = _Driver(tmp_path, "--set", "train.epochs=100000")
+    try:
+        _until(_is_at(driver.run_dir, 20))
+        command = [sys.executable, "-m", "augft.cli", "train", str(tmp_path / "job.yaml")]
+        command += ["--run-dir", str(driver.run_dir), "--set", "train.epochs=100000"]
+        for more, words in [([], "a run is there already"), (["--resume"], "in use by a live run")]:
+            second = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120)
+            assert second.returncode == 2
+            assert words in second.stderr.splitlines()[-1]
+        assert driver.process.poll() is None, "the first goes on"
+    finally:
+        driver.process.terminate()
+        assert driver.ended()[0] == 130
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("a small disk takes a mount, and a mount takes root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(undisturbed: Run, small_disk: Path) -> None:
+    # A checkpoint is about 3.3 MB of weights and momentum, so none fits, or the second does not.
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        train(_job(), run_dir=str(small_disk / "run"))
+    assert "\n" not in str(caught.value)
+    assert not list((small_disk / "run").rglob("*.tmp")), "half-written"
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    _assert_same(train(_job(), run_dir=str(small_disk / "run"), resume=True), undisturbed)
