@@ -55,7 +55,7 @@ def train(
 @app.command()
 def pack(
     source: Annotated[str, typer.Argument(help="digits, cifar10, or a path: folders, an archive, Parquet.")],
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    out: Annotated[str, typer.Argument(help="The folder to make, or a URI as s3://bucket/folder.")],
     image_size: Annotated[
         int | None,
         typer.Option(min=4, max=4096, help="Height and width to store; else that of the pictures."),
@@ -136,6 +136,97 @@ def preview(
             png = preview_png(prepared, epoch=epoch or 0)
         Storage(out.absolute().parent).write(out.name, png)
         display.say(str(out))
+
+
+@app.command()
+def submit(
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard, as http://head:8265."),
+    ],
+    job: JobFile = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="After --: more arguments of the verb.")
+    ] = None,
+    verb: Annotated[str, typer.Option(help="The command that the cluster shall run.")] = "train",
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Where on the cluster the run lives; else STORAGE_PATH/NAME of the job.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit, and leave the job to the cluster.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder here for summary and report; else runs/NAME of the job.")
+    ] = None,
+) -> None:
+    """Run a job on a Ray cluster: submit it, follow its log, fetch summary and report, end with its exit code.
+
+    The job file goes along, with the policies and weights that it names on this machine. Data does not:
+    `data.source`, `run.storage_path` and `--run-dir` are paths and URIs of the cluster. augft has to be installed
+    there. Ctrl-C stops the job, which saves first; a second one leaves it running. Where the cluster wants a token,
+    set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+
+    Example: `augft submit jobs/cifar10.yaml --address http://head:8265 --set run.storage_path=/shared/runs`
+    """
+    from augft.config import load_job
+    from augft.errors import ConfigError
+    from augft.submit.client import submit as send_job
+
+    commands = getattr(typer.main.get_command(app), "commands", {}).items()
+    takes = {name: {each.name for each in command.params} for name, command in commands if name != "submit"}
+    verbs = [name for name in takes if {"job", "address", "run_dir"} <= takes[name]]
+    if verb not in verbs:
+        raise ConfigError(f"--verb {verb}: give one of {', '.join(verbs)}")
+    code = send_job(
+        load_job(job, overrides or ()),
+        address=address,
+        verb=verb,
+        arguments=arguments or (),
+        run_dir=run_dir,
+        resume=resume,
+        wait=not no_wait,
+        out=out,
+    )
+    sys.exit(code)  # the run has said itself how it ended
+
+
+@app.command()
+def doctor(
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB.yaml]", help="A job file; without one, only the machines are checked.")
+    ] = None,
+    overrides: Overrides = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many such jobs Ray Tune would run at a time; else no Tune.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Can this machine or cluster run a job: versions, resources, storage, clocks, who sits where, what would deadlock.
+
+    With a job it also measures, for about a second each, how fast an actor augments and a worker trains. Each finding
+    is a line; the exit code is 2 if one of them is a problem.
+
+    Example: `augft doctor jobs/cifar10.yaml --address auto`
+    """
+    import json
+
+    from augft.config import load_job
+    from augft.display import Display
+    from augft.doctor.examine import examine, show
+
+    with Display() as display:
+        checkup = examine(
+            load_job(job, overrides or ()) if job or overrides else None,
+            address=address,
+            trials=trials,
+            display=display,
+        )
+    if as_json:
+        typer.echo(json.dumps(checkup.to_dict(), indent=2))
+    else:
+        show(checkup)
+    raise typer.Exit(checkup.exit_code)
 
 
 @config_app.command("show")

@@ -195,9 +195,10 @@ class ScaleConfig(Section):
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     """Training workers; [min, max] is elastic."""
     use_gpu: Auto | bool = "auto"
-    """A GPU for each training worker; `auto`: where the cluster has enough of them."""
+    """A GPU for each training worker; `auto`: where there are enough, on a cluster for the fewest workers."""
     cpus_per_worker: Auto | PositiveInt = "auto"
-    """CPUs, and so threads, of a training worker; `auto`: an even share of the machine."""
+    """CPUs, and so threads, of a training worker; `auto`: an even share of the machine; on a cluster what fits on nodes
+    beside the actors, and at most 2 with a GPU."""
     augment_actors: PositiveInt | tuple[PositiveInt, Auto | PositiveInt] = (1, "auto")
     """Augmentation actors: a number, or [min, max], more while training waits for pictures, fewer while they idle."""
     placement_strategy: Literal["pack", "spread"] = "pack"

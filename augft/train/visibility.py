@@ -57,7 +57,7 @@ def weights_file(weights: str) -> str | None:
     folder of its own, and there a relative path is right.
     """
     path = Path(weights).expanduser()
-    if not path.exists():
+    if weights in ("none", "imagenet") or not path.exists():  # a folder of that name is no weights
         return None
     is_sent_along = ray.is_initialized() and "working_dir" in ray.get_runtime_context().runtime_env
     return str(path) if is_sent_along else str(path.absolute())

@@ -15,8 +15,10 @@ from augft.train.session import ray_session
 def local_ray() -> Iterator[None]:
     # Ray's sockets live in its folder, and a socket's path has to be short.
     folder = tempfile.mkdtemp(prefix="aray", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUGFT_RAY_TEMP_DIR", folder)
-        with ray_session(None, num_cpus=8):
-            yield
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AUGFT_RAY_TEMP_DIR", folder)
+            with ray_session(None, num_cpus=8):
+                yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
