@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import re
 import signal
 import threading
@@ -29,6 +30,9 @@ _DIED = re.compile(r"because (its (?:worker process|node) has died)")
 class Attendance:
     """Attends a run from its start to its end.
 
+    The trainer runs in the calling thread, and a thread of this one attends: Ray must not be shut down, after a Ctrl-C
+    say, while another thread waits for it.
+
     Args:
         listener: what the workers speak to.
         incidents: the run's record.
@@ -46,6 +50,8 @@ class Attendance:
         self._watch = Watch(hang_timeout_s)
         self._shown = shown
         self._step: int | None = None
+        self._asked: list[int] = []
+        self._error: RunError | None = None
 
     def attend(self, trainer: TorchTrainer, uri: str) -> dict[str, Any]:
         """Fit a trainer.
@@ -58,25 +64,46 @@ class Attendance:
             Stopped: it was asked to, and has saved.
             KeyboardInterrupt: it was asked to a second time.
         """
-        fitting = _Fitting(trainer)
-        with _stop_signals() as asked:
+        # Ray Train's own answer to Ctrl-C is to kill the workers where they are.
+        trainer._register_sigint_handler = lambda controller: None
+        ended = threading.Event()
+        attending = threading.Thread(target=self._until, args=(ended, uri), name="attend", daemon=True)
+        with self._stop_signals():
+            attending.start()
             try:
-                self._until_the_end(fitting, Head(), asked, uri)
-            except ray.exceptions.RayError as error:
-                raise RunError(
-                    f"{uri}: Ray does not answer any more ({in_a_line(error)}); go on with --resume"
-                ) from None
+                outcome: dict[str, Any] = trainer.fit().return_value
+            except KeyboardInterrupt:
+                raise self._error or KeyboardInterrupt from None
+            except Exception as error:
+                reason = f"{uri}: {in_a_line(error)}; go on from the last checkpoint with --resume"
+                raise self._error or RunError(reason) from None
+            finally:
+                ended.set()
+                attending.join()
+        if self._error is not None:
+            raise self._error
         self._incidents.flush()
-        outcome = fitting.outcome(uri)
+        if isinstance(failure := outcome.get("error"), AugftError):
+            raise failure
         if (step := outcome.get("stopped_at")) is not None:
             raise Stopped(f"{uri}: stopped after step {step} and saved; go on with --resume")
         return outcome
 
-    def _until_the_end(self, fitting: _Fitting, head: Head, asked: list[int], uri: str) -> None:
-        told = False
-        while fitting.is_alive():
-            fitting.join(_POLL_S)
-            if asked and not told:
+    def _until(self, ended: threading.Event, uri: str) -> None:
+        """Attend until the trainer has ended; or, where something is wrong that it does not notice, end it."""
+        try:
+            self._attend(ended, uri)
+        except RunError as error:
+            self._error = error
+        except ray.exceptions.RayError as error:
+            self._error = RunError(f"{uri}: Ray does not answer any more ({in_a_line(error)}); go on with --resume")
+        if self._error is not None and not ended.is_set():
+            _thread.interrupt_main()
+
+    def _attend(self, ended: threading.Event, uri: str) -> None:
+        head, told = Head(), False
+        while not ended.wait(_POLL_S):
+            if self._asked and not told:
                 told = True
                 self._shown.say("finishing the step, then saving; once more (Ctrl-C) stops at once")
                 self._listener.ask_to_stop()
@@ -88,6 +115,29 @@ class Attendance:
             self._take(self._listener.take())
             if self._lease.lost:
                 raise RunError(f"{uri}: another run has taken the directory; this one stops")
+        self._take(self._listener.take())
+
+    @contextmanager
+    def _stop_signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM is noted, the second interrupts; so does the attending thread, with a reason.
+
+        Signals are the main thread's: in another, nobody can ask.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._asked.append(number)
+            if len(self._asked) > 1 or self._error is not None:
+                raise KeyboardInterrupt
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _take(self, heard: Heard) -> None:
         for event in heard.events:
@@ -126,36 +176,6 @@ class TellFailures(UserCallback):  # type: ignore[misc]
         self._listener.tell.remote({"kind": "failed", "text": f"{text}; the workers start again"})
 
 
-class _Fitting(threading.Thread):
-    """Waits for a trainer, so that the main thread can show its events and take a signal."""
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(daemon=True)
-        self._trainer = trainer
-        self._result: Any = None
-        self._error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._result = self._trainer.fit()
-        except Exception as error:
-            self._error = error
-
-    def outcome(self, uri: str) -> dict[str, Any]:
-        """What the loop returned.
-
-        Raises:
-            AugftError: it failed, in one line.
-        """
-        if self._error is not None:
-            raise RunError(f"{uri}: {in_a_line(self._error)}; go on from the last checkpoint with --resume")
-        outcome: dict[str, Any] = self._result.return_value
-        if isinstance(error := outcome.get("error"), AugftError):
-            raise error
-        return outcome
-
-
 def in_a_line(error: BaseException) -> str:
     """The innermost error of a worker, in a line."""
     for inner in getattr(error, "worker_failures", {}).values():
@@ -167,24 +187,3 @@ def in_a_line(error: BaseException) -> str:
     if died := _DIED.search(text):  # Ray goes on about what may have been the cause
         return died[1]
     return f"{type(error).__name__}: {text.splitlines()[-1] if text else 'no message'}"
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are put in a list; the second raises KeyboardInterrupt. Not in other than the main thread."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) > 1:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -41,6 +41,11 @@ class Pulse:
     beats: int
     """Grows with each thing done: a step, a batch of a validation."""
 
+    @property
+    def process(self) -> tuple[str, int, float]:
+        """What tells the worker's process from all others."""
+        return self.node_id, self.pid, self.born_at
+
 
 @dataclass(frozen=True)
 class Heard:

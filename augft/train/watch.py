@@ -29,11 +29,14 @@ class Watch:
         self._pulses: dict[int, Pulse] = {}
         self._heard_at: dict[int, float] = {}
         self._moved_at = clock()
+        self._left_behind: set[tuple[str, int, float]] = set()
 
     def hear(self, pulses: dict[int, Pulse]) -> None:
-        """Take up the newest pulses."""
+        """Take up the newest pulses; of processes that a restart has left behind the last may still come in."""
         now = self._clock()
-        if any(rank in self._pulses and self._pulses[rank].pid != pulse.pid for rank, pulse in pulses.items()):
+        pulses = {rank: pulse for rank, pulse in pulses.items() if pulse.process not in self._left_behind}
+        known = self._pulses
+        if any(rank in known and known[rank].process != pulse.process for rank, pulse in pulses.items()):
             self.restart()
         for rank, pulse in pulses.items():
             before = self._pulses.get(rank)
@@ -43,6 +46,7 @@ class Watch:
 
     def restart(self) -> None:
         """The workers are started anew."""
+        self._left_behind |= {pulse.process for pulse in self._pulses.values()}
         self._pulses, self._heard_at, self._moved_at = {}, {}, self._clock()
 
     def hung(self) -> list[Pulse]:

@@ -15,10 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
+from object_store import Line, s3_server
+from pyarrow import fs
 
 from augft.config import Job, load_job_text
 from augft.errors import StorageError
 from augft.run import INCIDENTS, Run
+from augft.storage import Storage
 from augft.train.launch import train
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -219,3 +222,60 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(undistur
     assert not list((small_disk / "run").rglob("*.tmp")), "half-written"
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     _assert_same(train(_job(), run_dir=str(small_disk / "run"), resume=True), undisturbed)
+
+
+class _Bucket:
+    """A bucket of an S3 server, reached over a line that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self.line = Line(port)
+        self._port = port
+        s3, path = fs.FileSystem.from_uri(self._uri("s3://testing:testing@runs", port) + "&allow_bucket_creation=true")
+        s3.create_dir(path)
+
+    def run_dir(self, name: str) -> str:
+        """Of a run, over the line."""
+        return self._uri(f"s3://testing:testing@runs/{name}", self.line.port)
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there, asked past the line."""
+        return Storage(self._uri("s3://testing:testing@runs", self._port)).exists(name)
+
+    def _uri(self, bucket: str, port: int) -> str:
+        return f"{bucket}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[_Bucket]:
+    with s3_server() as port:
+        made = _Bucket(port)
+        yield made
+        made.line.close()
+
+
+def test_storage_that_fails_for_a_while_is_waited_for(
+    undisturbed: Run, bucket: _Bucket, meanwhile: Callable[[Callable[[], None]], None]
+) -> None:
+    def cut() -> None:
+        _until(lambda: bucket.has("waits/checkpoints/step-00000040/checkpoint.json"))
+        bucket.line.cut(20)
+
+    meanwhile(cut)
+    run = train(_job(), run_dir=bucket.run_dir("waits"))
+    _assert_same(run, undisturbed)
+    incidents = [json.loads(line) for line in run.storage.read(INCIDENTS).splitlines()]
+    assert {line["what"] for line in incidents} == {"storage"}
+    assert "trying again for 120 s" in incidents[0]["text"]
+
+
+def test_storage_that_fails_for_good_ends_the_run_in_a_line(
+    bucket: _Bucket, meanwhile: Callable[[Callable[[], None]], None]
+) -> None:
+    def cut() -> None:
+        _until(lambda: bucket.has("fails/checkpoints/step-00000040/checkpoint.json"))
+        bucket.line.cut_after(0)
+
+    meanwhile(cut)
+    with pytest.raises(StorageError, match=r"\(tried for \d+ s\)") as caught:
+        train(_job("run.storage_retry_s=2"), run_dir=bucket.run_dir("fails"))
+    assert "\n" not in str(caught.value)

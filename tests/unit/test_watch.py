@@ -73,9 +73,11 @@ def test_where_all_look_alike_one_is_taken(clock: Clock) -> None:
 def test_the_clock_begins_anew_once_told_and_after_a_restart(clock: Clock) -> None:
     watch = Watch(30, clock)
     assert _beat(watch, clock, 50, _pulse(0)) == [0]
+    new = replace(_pulse(0), pid=5)
+    assert _beat(watch, clock, 29, new) == [], "other processes are another start"
     watch.restart()
-    assert _beat(watch, clock, 30, _pulse(0)) == []
-    assert _beat(watch, clock, 20, replace(_pulse(0), pid=5)) == [], "other processes are another start"
+    assert _beat(watch, clock, 60, new) == [], "what a process says that is gone does not count"
+    assert _beat(watch, clock, 32, replace(new, pid=6)) == [0]
 
 
 def test_a_start_may_take_its_time(clock: Clock) -> None:
