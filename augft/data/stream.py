@@ -23,9 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, Datasource, ExecutionResources, ReadTask
+from ray.data._internal.actor_autoscaler.autoscaling_actor_pool import ActorPoolScalingRequest
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
+from ray.data.context import AutoscalingConfig
 
+from augft.data.crew import CrewSize
 from augft.data.plan import IntArray, Plan
 
 MIN_UNIT_ROWS = 16_000
@@ -36,6 +39,7 @@ UNITS_AHEAD = 2
 UNITS_IN_STORE = 6
 """Units a rank and actor that may wait in the object store."""
 REST_S = 0.2
+_NEVER = 1e9
 _SECONDS = "seconds"
 
 
@@ -57,6 +61,8 @@ class Pool:
     """Labels of the nodes that actors may run on."""
     on_replaced: Callable[[str], None] | None = None
     """Called where an actor begins in the place of one that was lost, with its node's address."""
+    ask_waited: Callable[[], Any] | None = None
+    """Gives a reference to how long training has waited for pictures, in seconds; without it no actor is added."""
     unit_rows: int = MIN_UNIT_ROWS
     """Rows of a unit, at least, where its bytes allow it."""
 
@@ -170,7 +176,11 @@ def _split(
     context.memory_usage_poll_interval_s = None
     # A block is a unit: never cut, never merged with the next.
     context.target_max_block_size = None
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _Rest]
+    # The number of actors is ours to decide: Ray Data would grow the pool whenever it has tasks (see `crew`).
+    context.autoscaling_config = AutoscalingConfig(
+        actor_pool_util_upscaling_threshold=_NEVER, actor_pool_util_downscaling_threshold=-_NEVER
+    )
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _overseer(pool)]
     dataset = dataset.map_batches(
         _Worker,
         fn_constructor_args=(pool,),
@@ -204,16 +214,43 @@ class _Worker:
         return table.append_column(_SECONDS, pa.array(column))
 
 
-class _Rest(ExecutionCallback):  # type: ignore[misc]
-    """Lets the scheduling loop rest while the stream is ahead.
+class _Overseer(ExecutionCallback):  # type: ignore[misc]
+    """Looks at each round of the scheduling loop: lets it rest while the stream is ahead, and sizes the pool.
 
     Ray Data's loop waits for tasks that are not done. While finished ones may not be read yet, which is nearly always
     when augmenting is faster than training, it waits for nothing and takes half a CPU from the trainer.
     """
 
+    pool: Pool
+
+    def __init__(self) -> None:
+        self._rule = CrewSize(self.pool.min_actors, self.pool.max_actors)
+        self._asked: Any = None
+
     def on_execution_step(self, executor: Any) -> None:
-        if any(operator._in_task_output_backpressure for operator in executor._topology):
+        is_ahead = any(operator._in_task_output_backpressure for operator in executor._topology)
+        if self.pool.ask_waited is not None and self._rule.is_due():
+            self._resize(executor, self.pool.ask_waited, is_ahead)
+        if is_ahead:
             time.sleep(REST_S)
+
+    def _resize(self, executor: Any, ask: Callable[[], Any], is_ahead: bool) -> None:
+        self._asked = self._asked or ask()
+        if not ray.wait([self._asked], timeout=0)[0]:
+            return
+        waited_s, self._asked = ray.get(self._asked), None
+        for operator in executor._topology:
+            for actors in operator.get_autoscaling_actor_pools():
+                change = self._rule.change(actors.current_size(), waited_s, is_ahead)
+                if change > 0:
+                    actors.scale(ActorPoolScalingRequest.upscale(delta=1, reason="training waits"))
+                elif change < 0:
+                    actors.scale(ActorPoolScalingRequest.downscale(delta=-1, reason="actors idle"))
+
+
+def _overseer(pool: Pool) -> type[_Overseer]:
+    """Ray Data takes classes, and makes their instances where the stream is scheduled."""
+    return type("Overseer", (_Overseer,), {"pool": pool})
 
 
 class _Units(Datasource):  # type: ignore[misc]

@@ -38,6 +38,8 @@ class Pulse:
     """Steps done."""
     phase: str
     """What it is at: "waits for pictures", …"""
+    waited_s: float
+    """How long training has waited for pictures, in all."""
     beats: int
     """Grows with each thing done: a step, a batch of a validation."""
 
@@ -62,6 +64,7 @@ class _Listener:
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._pulses: dict[int, Pulse] = {}
+        self._waited_s = 0.0
         self._stop = asyncio.Event()
 
     async def tell(self, event: dict[str, Any]) -> None:
@@ -69,11 +72,16 @@ class _Listener:
 
     async def pulse(self, pulse: Pulse) -> None:
         self._pulses[pulse.rank] = pulse
+        if pulse.rank == 0:  # all ranks wait for the one that waits
+            self._waited_s = pulse.waited_s
 
     async def take(self) -> Heard:
         heard = Heard(self._events, self._pulses)
         self._events, self._pulses = [], {}
         return heard
+
+    async def waited(self) -> float:
+        return self._waited_s
 
     async def stop(self) -> None:
         self._stop.set()
@@ -123,6 +131,7 @@ class Contact:
         self._address: str = ray.util.get_node_ip_address()
         self._asked = listener.asked_to_stop.remote()
         self._step = self._beats = 0
+        self._waited_s = 0.0
         self._phase = "starts"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._send_pulses, name="pulse", daemon=True)
@@ -164,10 +173,14 @@ class Contact:
         """Training goes on from a step."""
         self._step, self._phase = step, "trains"
 
-    def beat(self, step: int | None = None) -> None:
-        """Something is done; `step`, if it was a step."""
+    def beat(self) -> None:
+        """Something is done."""
         self._beats += 1
-        self._step = self._step if step is None else step
+
+    def stepped(self, step: int, waited_s: float) -> None:
+        """A step is done; for it and those before, training has waited so long."""
+        self._step, self._waited_s = step, waited_s
+        self.beat()
 
     def close(self) -> None:
         """The run is over for this worker."""
@@ -185,6 +198,7 @@ class Contact:
                     born_at=self._born_at,
                     step=self._step,
                     phase=self._phase,
+                    waited_s=self._waited_s,
                     beats=self._beats,
                 )
             )
@@ -194,6 +208,11 @@ def tell_replaced(listener: Any, address: str) -> None:
     """An augmentation actor was lost, and another has begun in its place at this address."""
     text = f"an augmentation actor was lost; another took its place on {address}"
     listener.tell.remote({"kind": "incident", "what": "actor", "text": text, "step": None})
+
+
+def ask_waited(listener: Any) -> Any:
+    """A reference to how long training has waited for pictures, in seconds."""
+    return listener.waited.remote()
 
 
 def stop_process(pulse: Pulse) -> bool:

@@ -33,7 +33,7 @@ from augft.prepare import make_plan
 from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
 from augft.train.checkpoint import Checkpoints, FirstFailure
-from augft.train.contact import Contact, tell_replaced
+from augft.train.contact import Contact, ask_waited, tell_replaced
 from augft.train.learner import Learner
 from augft.train.progress import Clock, EpochSums, Progress
 from augft.train.ranks import Ranks
@@ -146,6 +146,7 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
         row_bytes=num_views * height * width * channels,
         label_selector=assignment.actor_labels,
         on_replaced=partial(tell_replaced, assignment.listener),
+        ask_waited=partial(ask_waited, assignment.listener),
         **({} if job.scale.unit_rows == "auto" else {"unit_rows": job.scale.unit_rows}),
     )
     stream = batches(
@@ -196,7 +197,7 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
         sums.add(batch, losses, correct)
         progress.cursor += 1
         clock.stepped()
-        contact.beat(progress.cursor)
+        contact.stepped(progress.cursor, progress.data_wait_s)
         first_step_s = first_step_s or time.time() - assignment.began_at
         num_images = plan.items_before(progress.cursor)
 

@@ -18,7 +18,7 @@ class Clock:
 
 
 def _pulse(rank: int, *, step: int = 7, beats: int = 7, phase: str = "trains") -> Pulse:
-    return Pulse(rank, f"node{rank}", "10.0.0.1", 100 + rank, 0.0, step, phase, beats)
+    return Pulse(rank, f"node{rank}", "10.0.0.1", 100 + rank, 0.0, step, phase, 0.0, beats)
 
 
 @pytest.fixture
