@@ -1,71 +1,82 @@
-"""The number of actors in a run: as many as training needs, whatever Ray Data would take."""
+"""The number of actors of a stream: as many as its reader needs, whatever Ray Data would take."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import os
+import sys
+import time
+from functools import partial
+from typing import Any
 
-import psutil
+import numpy as np
+import pyarrow as pa
 import pytest
+import ray
+from ray import cloudpickle
 
-from augft.config import load_job_text
-from augft.data.crew import IDLE_S
-from augft.train.launch import train
+from augft.data import stream
+from augft.data.plan import IntArray, Plan
+
+# Workers do not find test modules by name.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-# Pictures that are dear to make and cheap to train on, or the other way round.
-JOB = """
-name: crew
-data: {{source: digits, image_size: {size}}}
-augment: {{policy: {policy}}}
-model: {{name: resnet20, weights: none, input_size: 4}}
-train: {{epochs: 10000, global_batch_size: 64, stop: {{time_s: {time_s}}}}}
-scale: {{augment_actors: {actors}, unit_rows: 256}}
-run: {{trackers: [], checkpoint_every_steps: 1000000}}
-"""
+UNIT_S = 0.5
 
 
-@contextmanager
-def _counted() -> Iterator[list[int]]:
-    """How many actors there are, each second."""
-    counts: list[int] = []
-    ended = threading.Event()
+class Slow:
+    """Makes units of nothing, each in `UNIT_S`; `sample_id` is who made it."""
 
-    def count() -> None:
-        while not ended.wait(1):
-            titles = [" ".join(_cmdline(process)) for process in psutil.Process().children(recursive=True)]
-            counts.append(sum("MapWorker(" in title for title in titles))
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
-        yield counts
-    finally:
-        ended.set()
-        thread.join()
+    def __call__(self, batch: dict[str, IntArray]) -> pa.Table:
+        time.sleep(UNIT_S)
+        rows = len(batch["position"])
+        numbers = np.full(rows, os.getpid())
+        image = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((rows, 2, 2, 3), np.uint8))
+        columns = {"label": numbers.astype(np.int32), "epoch": numbers, "sample_id": numbers, "copy": numbers}
+        return pa.table({"image": image, **columns, "digest": np.zeros(rows, np.uint64)})
 
 
-def _cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+class Waited:
+    """How long the reader has waited, as the driver would know it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def set(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def get(self) -> float:
+        return self.seconds
 
 
-def test_a_crew_that_is_too_small_grows(tmp_path: Path) -> None:
-    job = load_job_text(JOB.format(size=192, policy="augmix", actors="[1, 2]", time_s=40), "the test's job")
-    with _counted() as counts:
-        run = train(job, run_dir=str(tmp_path / "run"))
-    assert run.summary["actors_needed"] > 1, "the premise"
-    assert max(counts) == 2
+def _ask(waited: Any) -> Any:
+    return waited.get.remote()
 
 
-def test_a_crew_that_is_large_enough_does_not_grow(tmp_path: Path) -> None:
-    job = load_job_text(JOB.format(size=8, policy="none", actors="[1, 3]", time_s=IDLE_S), "the test's job")
-    with _counted() as counts:
-        run = train(job, run_dir=str(tmp_path / "run"))
-    assert run.summary["actors_needed"] == 1, "the premise"
-    assert max(counts) == 1
+def _makers(seconds: float, busy_s: float) -> list[int]:
+    """Who made each unit that a reader took, which is busy for some time with each."""
+    waited = ray.remote(num_cpus=0)(Waited).remote()
+    plan = Plan(10_000, seed=0, epochs=100, global_batch_size=10)
+    pool = stream.Pool(Slow, {}, 1, 3, row_bytes=12, unit_rows=10, ask_waited=partial(_ask, waited))
+    batches = stream.batches(plan, pool, cursor=0, rank=0, world_size=1, broadcast=lambda value: value)
+    makers: list[int] = []
+    total, end = 0.0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        makers.append(int(next(batches).sample_ids[0]))
+        total += (time.monotonic() - begin) if len(makers) > 1 else 0.0
+        waited.set.remote(total)
+        time.sleep(busy_s)
+    batches.close()
+    return makers
+
+
+def test_a_crew_that_is_too_small_grows() -> None:
+    makers = _makers(seconds=40, busy_s=UNIT_S / 3)
+    assert len(set(makers)) > 1
+    assert len(set(makers[:8])) == 1, "it begins with the fewest"
+
+
+def test_a_crew_that_is_large_enough_does_not_grow() -> None:
+    assert len(set(_makers(seconds=30, busy_s=UNIT_S * 4))) == 1
