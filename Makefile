@@ -2,6 +2,7 @@
 #
 #   make quickstart                  train on the digits that come along; each time a new run in runs/
 #   make test                        all tests; some of them: make test TESTS=tests/unit
+#   make faults                      20 runs on several nodes, in each of which something is killed; takes Linux and root
 #   make check                       lint, format, types, import layers
 #   make bench                       benchmarks of this project against its peers, as ratios
 #   make clean                       remove .venv and caches; runs/ stays
@@ -26,13 +27,16 @@ COMPLAINT = $(shell $(PYTHON) -c 'import sys; print("is " + sys.version.split()[
 	|| echo 'does not run')
 HAS_VENV = $(shell $(PYTHON) -c 'import ensurepip, venv; print("yes")' 2>/dev/null)
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test faults check bench clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/augft train --run-dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(TESTS)
+
+faults: $(INSTALLED)
+	@AUGFT_FAULTS=20 $(BIN)/python -m pytest tests/cluster/test_hosts_faults.py
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check --quiet
