@@ -31,25 +31,6 @@ _STEP = re.compile(r"step-(\d{8,})$")
 _BEST = re.compile(r"best-(\d{8,})\.safetensors$")
 
 
-class FirstFailure:
-    """Holds back a StorageError of the one rank that writes until all ranks can be told: around each write.
-
-    After the first, what is written in its block is still tried, and fails or not unheard.
-    """
-
-    def __init__(self) -> None:
-        self.error: StorageError | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, StorageError):
-            return False
-        self.error = self.error or error
-        return True
-
-
 class Checkpoints:
     """The checkpoints of a run directory.
 

@@ -32,11 +32,11 @@ from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_fr
 from augft.prepare import make_plan
 from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
-from augft.train.checkpoint import Checkpoints, FirstFailure
+from augft.train.checkpoint import Checkpoints
 from augft.train.contact import Contact, ask_waited, tell_replaced
 from augft.train.learner import Learner
 from augft.train.progress import Clock, EpochSums, Progress
-from augft.train.ranks import Ranks
+from augft.train.ranks import FirstFailure, Ranks
 from augft.train.trackers import open_trackers
 
 TELL_EVERY_S = 0.25
@@ -86,39 +86,44 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
 
     # ---- which samples, in which order; what learns from them ------------------------------------------------------
     every = job.run.checkpoint_every_steps
-    dataset = open_packed(assignment.packed)
-    samples = subset(dataset, job.data, job.seed)
-    plan = make_plan(job, len(samples.train_ids))
     by_actors, by_device, num_views = assignment.policy, None, NUM_VIEWS if job.train.jsd_weight else 1
     if job.augment.where == "device":
         by_actors, by_device, num_views = Policy(name="none"), assignment.policy, 1
-    learner = Learner(job, dataset, plan, ranks, by_device, contact.beat)
+    start = FirstFailure()
+    with start:
+        dataset = open_packed(assignment.packed)
+        samples = subset(dataset, job.data, job.seed)
+        plan = make_plan(job, len(samples.train_ids))
+        learner = Learner(job, dataset, plan, ranks, by_device, contact.beat)
+        storage = Storage(
+            assignment.run_uri,
+            retry_s=job.run.storage_retry_s,
+            on_retry=lambda text: contact.incident("storage", text),
+            must_exist=True,
+        )
+        checkpoints = Checkpoints(storage, job.run.keep_checkpoints)
+        found = checkpoints.load(lambda text: contact.incident("checkpoint", text))
+    ranks.agree(start)
 
     # ---- go on from the newest checkpoint, where there is one ------------------------------------------------------
-    storage = Storage(
-        assignment.run_uri,
-        retry_s=job.run.storage_retry_s,
-        on_retry=lambda text: contact.incident("storage", text),
-        must_exist=True,
-    )
-    checkpoints = Checkpoints(storage, job.run.keep_checkpoints)
     writes = FirstFailure()
     progress = Progress()
-    found = checkpoints.load(lambda text: contact.incident("checkpoint", text))
-    cursor = broadcast_from_rank_zero(found[0].cursor if found else 0)
+    cursors = ranks.gather(found[0].cursor if found else 0)
+    cursor = max(cursors)
+    for rank, seen in enumerate(cursors):
+        if seen != cursor:
+            raise RunDirectoryError(
+                f"{assignment.run_uri}: worker {rank} on {nodes[rank]} does not see checkpoint {cursor}; "
+                "give a run.storage_path that all nodes share"
+            )
     contact.begin(cursor)
-    if found is not None and found[0].cursor == cursor:
+    if found is not None:
         progress, tensors = found
         learner.load_state(tensors)
         progress.num_restarts += 1
         if progress.stop_rules != stop.model_dump():
             progress.stop_reason = None
         contact.incident("resume", f"goes on from step {cursor} of {plan.num_steps} with {_on(nodes)}")
-    elif cursor:
-        raise RunDirectoryError(
-            f"{assignment.run_uri}: worker {ranks.rank} does not see checkpoint {cursor}; "
-            "give a run.storage_path that all nodes share"
-        )
     else:
         contact.say(learner.load_report.summary)
         if ranks.world_size > 1:
@@ -254,9 +259,7 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
     # ---- the chosen weights, tested once ---------------------------------------------------------------------------
     with contact.at("saves"), writes:
         checkpoints.wait()
-    failures = [error for error in ranks.gather(writes.error) if error is not None]  # from here all read what is there
-    if failures:
-        raise failures[0]
+    ranks.agree(writes)  # from here on all read what is there
     if stopped:
         contact.incident("stop", f"stopped on request after step {progress.cursor}, and saved")
         return {"stopped_at": progress.cursor}

@@ -11,6 +11,27 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from augft.errors import InputError, StorageError
+
+
+class FirstFailure:
+    """Holds back an error that one rank meets alone, until all ranks are where `Ranks.agree` can tell them.
+
+    A context manager, to be entered any number of times; the first error counts.
+    """
+
+    def __init__(self) -> None:
+        self.error: InputError | StorageError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, InputError | StorageError):
+            return False
+        self.error = self.error or error
+        return True
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -48,6 +69,12 @@ class Ranks:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def agree(self, failure: FirstFailure) -> None:
+        """Raise on every rank what one has met, if one has."""
+        for error in self.gather(failure.error):
+            if error is not None:
+                raise error
 
     def share_buffers(self, module: torch.nn.Module) -> None:
         """Give all ranks rank 0's buffers: each has batch statistics of its own share until then."""

@@ -23,8 +23,9 @@ from augft.data.pack import pack
 from augft.data.packed import open_packed
 from augft.data.plan import Plan
 from augft.data.stream import RankBatch
+from augft.errors import DataError
 from augft.train.learner import Learner
-from augft.train.ranks import Ranks
+from augft.train.ranks import FirstFailure, Ranks
 
 # Workers do not find test modules by name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -90,3 +91,26 @@ def test_two_ranks_agree_with_each_other_and_with_one(tmp_path: Path) -> None:
     shares = two["pictures"]
     assert [len(share) for share in shares] == [16, 17]
     assert len({picture for share in shares for picture in share}) == 33, "pictures of a batch share their draws"
+
+
+def _one_cannot_go_on() -> dict[str, Any]:
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), torch.device("cpu"))
+    failure = FirstFailure()
+    with failure:
+        if ranks.rank == 1:
+            raise DataError("its disk is empty")
+    try:
+        ranks.agree(failure)
+    except DataError as error:
+        return {"said": ranks.gather(str(error))}
+    return {"said": ranks.gather("all is well")}
+
+
+def test_what_one_rank_meets_all_are_told(tmp_path: Path) -> None:
+    trainer = TorchTrainer(
+        _one_cannot_go_on,
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="agree", storage_path=str(tmp_path)),
+    )
+    assert trainer.fit().return_value == {"said": ["its disk is empty"] * 2}
