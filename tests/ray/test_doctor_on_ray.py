@@ -112,6 +112,63 @@ def test_trials_that_starve_each_other_are_refused(tmp_path: Path) -> None:
     assert any("3 augmentation actors and the 3 drivers of trials" in found.text for found in checkup.findings)
 
 
+_TRIALS = """
+import pathlib, sys, uuid
+import ray
+from ray import tune
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+folder, temp_dir, num_trials = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+def work(config):
+    (folder / "worked").touch()
+
+def trial(config):
+    name = uuid.uuid4().hex
+    (folder / f"trial-{name}").touch()
+    one = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1})
+    TorchTrainer(work, scaling_config=one, run_config=RunConfig(name=name, storage_path=str(folder))).fit()
+
+ray.init(num_cpus=2, include_dashboard=False, _temp_dir=temp_dir, log_to_driver=False)
+tuner = tune.Tuner(
+    tune.with_resources(trial, {"CPU": 1}),
+    tune_config=tune.TuneConfig(num_samples=num_trials, max_concurrent_trials=num_trials),
+    run_config=tune.RunConfig(storage_path=str(folder / "tune")),
+)
+tuner.fit()
+"""
+
+
+def _works(folder: Path, num_trials: int, wait_s: float) -> bool:
+    """Whether a worker of some trials on 2 CPUs does anything within a time, once all trials have begun."""
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(prefix="aray", dir="/tmp") as temp_dir:
+        command = [sys.executable, "-c", _TRIALS, str(folder), temp_dir, str(num_trials)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as tuning:
+            try:
+                begun = time.monotonic()
+                while len(list(folder.glob("trial-*"))) < num_trials:
+                    assert tuning.poll() is None
+                    assert time.monotonic() - begun < 240, "the trials never began"
+                    time.sleep(0.2)
+                begun = time.monotonic()
+                while not (worked := (folder / "worked").exists()) and time.monotonic() - begun < wait_s:
+                    time.sleep(0.2)
+            finally:
+                tuning.terminate()
+                tuning.wait(timeout=60)
+    return worked
+
+
+def test_trials_that_take_every_cpu_hang_and_are_refused(tmp_path: Path) -> None:
+    assert _works(tmp_path / "one", 1, 120.0), "with a CPU left a worker starts"
+    assert not _works(tmp_path / "two", 2, 30.0), "without one both wait for ever"
+    scale = _job(tmp_path, "scale.cpus_per_worker=1").scale
+    with pytest.raises(ResourceError, match="they would wait for each other for ever; run fewer trials at a time"):
+        cluster_placement(scale, [Node("one", cpus=2)], trials=2)
+
+
 # ---- a job that fits -------------------------------------------------------------------------------------------------
 
 
