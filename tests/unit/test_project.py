@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
-TARGETS = ("quickstart", "test", "check", "bench", "clean")
+TARGETS = ("quickstart", "test", "faults", "check", "bench", "clean")
 
 
 def blocks(language: str) -> list[str]:
