@@ -17,6 +17,7 @@ import psutil
 import pytest
 from object_store import Line, s3_server
 from pyarrow import fs
+from small_disk import mounted_disk
 
 from augft.config import Job, load_job_text
 from augft.errors import StorageError
@@ -203,15 +204,8 @@ def test_a_run_in_use_is_not_taken_over(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("a small disk takes a mount, and a mount takes root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk", 3) as folder:
+        yield folder
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(undisturbed: Run, small_disk: Path) -> None:
