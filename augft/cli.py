@@ -139,6 +139,103 @@ def preview(
 
 
 @app.command()
+def compare(
+    job: JobFile = None,
+    overrides: Overrides = None,
+    policies: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="The contenders: presets and policy files; else the job's.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, from the job's own on.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The contender to hold the others against; else the first.")
+    ] = None,
+    labels_per_class: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="An axis: compare at each number of labelled pictures a class.")
+    ] = None,
+    magnitudes: Annotated[
+        str | None, typer.Option(metavar="M,M,…", help="Contenders with a magnitude take part once with each.")
+    ] = None,
+    models: Annotated[str | None, typer.Option(metavar="A,B,…", help="An axis: compare with each model.")] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="The comparison's folder; else STORAGE_PATH/NAME of the job.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on: what is done stays; more seeds or contenders may come.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray and the workers print.")] = False,
+) -> None:
+    """Find out which augmentation helps: the same runs with each policy, over several seeds, and honest statistics.
+
+    For each seed all policies have the same labelled pictures, split, head and order. Options are short for the keys
+    of the job's section `compare`.
+
+    Example: `augft compare jobs/compare.yaml --policies none,standard,randaugment --seeds 5`
+    """
+    from augft.config import load_job
+    from augft.experiment.compare import compare as run_comparison
+
+    given = {
+        "policies": policies,
+        "labels_per_class": labels_per_class,
+        "magnitudes": magnitudes,
+        "models": models,
+    }
+    keys = [f"compare.{key}=[{value}]" for key, value in given.items() if value is not None]
+    keys += [f"compare.{key}={value}" for key, value in (("seeds", seeds), ("baseline", baseline)) if value is not None]
+    run_comparison(
+        load_job(job, [*(overrides or ()), *keys]), run_dir=run_dir, address=address, resume=resume, verbose=verbose
+    )
+
+
+@app.command()
+def tune(
+    job: JobFile = None,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Where the search lives; else STORAGE_PATH/NAME of the job.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that is there.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray and the trials print.")] = False,
+) -> None:
+    """Search an augmentation policy, and race it against those that need no search.
+
+    What is searched, and how much is spent on it, says the job's section `search`. The result is policy.json, which
+    `--set augment.policy=` takes, and a report.
+
+    Example: `augft tune jobs/search.yaml --set search.trials=32`
+    """
+    from augft.config import load_job
+    from augft.experiment.tune import tune as search
+
+    search(load_job(job, overrides or ()), run_dir=run_dir, address=address, resume=resume, verbose=verbose)
+
+
+@app.command()
+def report(
+    folder: Annotated[str, typer.Argument(help="Of a run, a comparison or a search.")],
+    baseline: Annotated[str | None, typer.Option(help="Another run, to hold this one against.")] = None,
+) -> None:
+    """Write the report of a run, a comparison or a search again.
+
+    Example: `augft report runs/compare/runs/standard-seed-0`
+    """
+    from augft.errors import ConfigError
+    from augft.report.comparison import COMPARISON, write_comparison_report
+    from augft.report.page import write_report
+    from augft.report.search import SEARCH, write_search_report
+    from augft.storage import Storage
+
+    storage = Storage(folder)
+    kinds = {COMPARISON: write_comparison_report, SEARCH: write_search_report}
+    writers = [write for name, write in kinds.items() if storage.exists(name)]
+    if writers and baseline is not None:
+        raise ConfigError(f"--baseline {baseline}: a comparison or a search has its own")
+    typer.echo(writers[0](folder) if writers else write_report(folder, baseline))
+
+
+@app.command()
 def submit(
     address: Annotated[
         str,

@@ -63,8 +63,9 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """How new samples are made from the originals and joined with them."""
 
-    policy: str | list[str | dict[str, dict[str, Any] | None]] = "standard"
-    """A preset, a short name as `rand-m9-n2`, a list of ops, or a path to a policy file: docs/augmentation.md."""
+    policy: str | list[str | dict[str, dict[str, Any] | None]] | dict[str, Any] = "standard"
+    """A preset, a short name as `rand-m9-n2`, a list of ops, a path to a policy file, or what such a file holds:
+    docs/augmentation.md."""
     select: Fraction = 1.0
     """Share of the samples that get copies, drawn anew each epoch."""
     copies: Annotated[int, Field(ge=0, le=2**20)] = 1
@@ -81,6 +82,9 @@ class AugmentConfig(Section):
     """MixUp (Zhang et al., 2018): alpha of the Beta distribution; 0 is off."""
     cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
     """CutMix (Yun et al., 2019): alpha of the Beta distribution; 0 is off."""
+    draws: Annotated[int, Field(ge=0)] = 0
+    """Which of many independent sets of draws the seed gives: with another number the same policy makes other pictures,
+    and split, head and order stay."""
 
     @model_validator(mode="after")
     def _an_epoch_has_items(self) -> AugmentConfig:
@@ -248,6 +252,117 @@ class RunConfig(Section):
     """A policy to train once more with, as a run beside this one, and to print against it."""
 
 
+Pair = Field(min_length=2, max_length=2)
+
+
+class CompareConfig(Section):
+    """What `augft compare` holds against each other; options of the command override these keys."""
+
+    policies: Annotated[list[str | dict[str, dict[str, Any]]], Field(min_length=2)] = [
+        "none",
+        "basic",
+        "standard",
+        "randaugment",
+        "trivialaugment",
+    ]
+    """The contenders: policies as `augment.policy` names them, or {name: {keys of augment}}, as
+    {mixup: {policy: standard, mixup_alpha: 0.2}}."""
+    baseline: str | None = None
+    """The contender that the others are held against; null: the first."""
+    seeds: PositiveInt = 5
+    """How many seeds, from the job's own on; each has its own labels, split, head, order and draws."""
+    labels_per_class: list[PositiveInt] = []
+    """An axis: the comparison at each of these; none: at the job's own."""
+    equal_steps: bool = False
+    """Along `labels_per_class`, as many steps everywhere as at the job's own `data.labels_per_class`: fewer epochs of
+    more pictures. Else as many epochs everywhere."""
+    models: list[str] = []
+    """An axis: the comparison with each of these; none: with the job's own."""
+    magnitudes: list[Annotated[float, Field(ge=0.0)]] = []
+    """Contenders whose ops have a magnitude take part once with each of these; none: with their own."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Of all intervals of a comparison together."""
+    concurrent: PositiveInt | None = None
+    """Most trials at a time; null: as many as there is room for."""
+    gpus_per_trial: Auto | Annotated[float, Field(ge=0.0)] = "auto"
+    """GPUs, or a share of one, of a trial that is one process; `auto`: one where there are any."""
+
+
+class SearchConfig(Section):
+    """What `augft tune` looks for, and how much it may spend on it."""
+
+    algorithm: Literal["asha", "pbt"] = "asha"
+    """`asha`: each trial has a policy, and the worse trials stop early (Li et al., 2020); `pbt`: policies change while
+    a population trains (Jaderberg et al., 2017), and what is found is a schedule."""
+    sampler: Literal["random", "optuna"] = "random"
+    """asha: who proposes policies: chance, or Optuna's estimator of what was good so far (`augft[search]`)."""
+    trials: PositiveInt = 16
+    """Policies that are tried, baselines among them; of pbt the rest is the population."""
+    epochs: PositiveInt | None = None
+    """Epochs of a trial; null: `train.epochs`."""
+    labels_per_class: PositiveInt | None = None
+    """Training pictures of each class in a trial; null: `data.labels_per_class`."""
+    first_rung_epochs: PositiveInt = 1
+    """asha: no trial stops before this many epochs; later rungs are at each `reduction` times as many."""
+    reduction: Annotated[float, Field(gt=1.0)] = 3.0
+    """asha: of the trials that reach a rung, one in so many goes on."""
+    interval_epochs: PositiveInt = 2
+    """pbt: after each so many epochs the worst quarter takes over weights and policies of the best, and changes them."""
+    base: str = "standard"
+    """A policy whose ops stand before those that are found, with its sampling and fill; `none` for none."""
+    ops: Annotated[list[str], Field(min_length=1)] = [
+        "rotate",
+        "translate",
+        "shear",
+        "resized_crop",
+        "elastic",
+        "brightness",
+        "contrast",
+        "saturation",
+        "hue",
+        "gamma",
+        "solarize",
+        "posterize",
+        "autocontrast",
+        "equalize",
+        "sharpness",
+        "gaussian_blur",
+        "gaussian_noise",
+        "erasing",
+        "cutout",
+    ]
+    """Ops to choose among; each has a probability and a strength, which are searched too."""
+    num_ops: Annotated[list[PositiveInt], Pair] = [1, 3]
+    """Fewest and most ops of a policy, beside the base's."""
+    select: Annotated[list[Fraction], Pair] | None = None
+    """asha: also search `augment.select` between two ends; null: the job's own."""
+    copies: list[PositiveInt] = []
+    """asha: also search `augment.copies` among these; none: the job's own. More copies are more steps."""
+    mixup_alpha: Annotated[list[Annotated[float, Field(ge=0.0)]], Pair] | None = None
+    """asha: also search `augment.mixup_alpha` between two ends; null: the job's own."""
+    cutmix_alpha: Annotated[list[Annotated[float, Field(ge=0.0)]], Pair] | None = None
+    """asha: also search `augment.cutmix_alpha` between two ends; null: the job's own."""
+    learning_rate: bool = False
+    """asha: also search the peak learning rate, from a third of the job's own to three times that."""
+    baselines: list[str] = ["none", "standard", "randaugment", "trivialaugment"]
+    """Policies that are trials too, are never stopped early, and that what is found is raced against."""
+    seeds: Annotated[int, Field(ge=0)] = 5
+    """Fresh seeds of the race on the whole task; 0: no race."""
+    proxy_checks: Annotated[int, Field(ge=0)] = 2
+    """Further trials trained on the whole task, to see whether the small one ranks policies alike."""
+    concurrent: PositiveInt | None = None
+    """Most trials at a time; null: as many as there is room for."""
+    gpus_per_trial: Auto | Annotated[float, Field(ge=0.0)] = "auto"
+    """GPUs, or a share of one, of a trial that trains with one worker; `auto`: one, where there are any."""
+
+    @field_validator("num_ops", "select", "mixup_alpha", "cutmix_alpha")
+    @classmethod
+    def _low_at_most_high(cls, value: Any) -> Any:
+        if value is not None and value[0] > value[1]:
+            raise ValueError(f"low {value[0]} is above high {value[1]}")
+        return value
+
+
 class Job(Section):
     """A whole job file."""
 
@@ -261,6 +376,8 @@ class Job(Section):
     train: TrainConfig = TrainConfig()
     scale: ScaleConfig = ScaleConfig()
     run: RunConfig = RunConfig()
+    compare: CompareConfig = CompareConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _consistency_is_of_unmixed_pictures(self) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from augft.train.loss import per_sample_loss
 from augft.train.ranks import Ranks
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 NUM_WORST = 24
 
@@ -42,6 +44,8 @@ class Evaluation:
     loss_sum: float
     worst: list[Mistake]
     """The mistakes of highest loss, worst first."""
+    correct: BoolArray
+    """bool (M,): whether the label is the prediction, in the order that the samples were given."""
 
     @property
     def num_samples(self) -> int:
@@ -66,7 +70,14 @@ class Evaluation:
             "classes": classes,
             "confusion": self.confusion.tolist(),
             "worst": [vars(mistake) for mistake in self.worst],
+            "correct": base64.b64encode(np.packbits(self.correct).tobytes()).decode(),
         }
+
+
+def correct_from_dict(evaluation: dict[str, Any]) -> BoolArray:
+    """`Evaluation.correct` from the content of `evaluation.json`."""
+    bits = np.frombuffer(base64.b64decode(evaluation["correct"]), np.uint8)
+    return np.unpackbits(bits, count=evaluation["num_samples"]).astype(np.bool_)
 
 
 @torch.no_grad()
@@ -98,6 +109,8 @@ def evaluate(
     confusion = np.zeros((num_classes, num_classes), np.int64)
     loss_sum = 0.0
     worst: list[Mistake] = []
+    correct = np.zeros(len(sample_ids), np.int64)
+    places = np.arange(len(sample_ids))[ranks.rank :: ranks.world_size]
     mine = sample_ids[ranks.rank :: ranks.world_size]
     for start in range(0, len(mine), batch_size):
         ids = mine[start : start + batch_size]
@@ -108,6 +121,7 @@ def evaluate(
         losses = per_sample_loss(logits, targets)
         probability, predicted = logits.float().softmax(1).max(1)
         np.add.at(confusion, (labels, predicted.cpu().numpy()), 1)
+        correct[places[start : start + batch_size]] = labels == predicted.cpu().numpy()
         loss_sum += float(losses.double().sum())
         rows = zip(
             ids.tolist(),
@@ -122,7 +136,12 @@ def evaluate(
         beat()
     [total] = ranks.sum([loss_sum])
     gathered = [mistake for part in ranks.gather(worst) for mistake in part]
-    return Evaluation(ranks.sum_integers(confusion), total, heapq.nlargest(NUM_WORST, gathered, key=_badness))
+    return Evaluation(
+        confusion=ranks.sum_integers(confusion),
+        loss_sum=total,
+        worst=heapq.nlargest(NUM_WORST, gathered, key=_badness),
+        correct=ranks.sum_integers(correct).astype(np.bool_),
+    )
 
 
 def _badness(mistake: Mistake) -> tuple[float, int]:

@@ -37,6 +37,34 @@ def prepare(job: Job, display: Display, packed_root: str | None = None) -> Prepa
         PolicyError, ConfigError, DataError: they are wrong.
         StorageError: the packed set could not be written or read.
     """
+    _policy(job)  # what is wrong with it is said before anything is packed
+    packed = pack(
+        job.data.source,
+        root=packed_root,
+        image_size=None if is_packed(job.data.source) else job.data.image_size,
+        on_bad=job.data.on_bad,
+        progress=lambda done, total: display.count("packing", done, total),
+    )
+    # Workers have other working directories.
+    return prepare_packed(job, packed.resolve() if isinstance(packed, Path) else packed)
+
+
+def prepare_packed(job: Job, packed: str | Path) -> Prepared:
+    """The same of pictures that are packed already, wherever the job's source is.
+
+    Args:
+        job: what to prepare.
+        packed: folder or URI of the packed data set.
+
+    Raises:
+        As `prepare`.
+    """
+    dataset = open_packed(packed)
+    samples = subset(dataset, job.data, job.seed)
+    return Prepared(_policy(job), dataset, samples, make_plan(job, len(samples.train_ids)))
+
+
+def _policy(job: Job) -> Policy:
     policy = Policy.from_config(job.augment.policy)
     if job.augment.sampling is not None:
         policy = replace(policy, sampling=job.augment.sampling)
@@ -47,18 +75,7 @@ def prepare(job: Job, display: Display, packed_root: str | None = None) -> Prepa
             f"train.jsd_weight {job.train.jsd_weight:g} compares mixtures of AugMix: let augment.policy "
             f"(={policy.name}) end with aug_mix, or set train.jsd_weight to 0"
         )
-    packed = pack(
-        job.data.source,
-        root=packed_root,
-        image_size=None if is_packed(job.data.source) else job.data.image_size,
-        on_bad=job.data.on_bad,
-        progress=lambda done, total: display.count("packing", done, total),
-    )
-    dataset = open_packed(
-        packed.resolve() if isinstance(packed, Path) else packed
-    )  # workers have other working directories
-    samples = subset(dataset, job.data, job.seed)
-    return Prepared(policy, dataset, samples, make_plan(job, len(samples.train_ids)))
+    return policy
 
 
 def make_plan(job: Job, num_samples: int) -> Plan:
@@ -71,4 +88,5 @@ def make_plan(job: Job, num_samples: int) -> Plan:
         select=job.augment.select,
         copies=job.augment.copies,
         keep_original=job.augment.keep_original,
+        draws=job.augment.draws,
     )

@@ -15,8 +15,8 @@ CONFIG, POLICY, ENVIRONMENT, SUMMARY = "config.yaml", "policy.json", "environmen
 INCIDENTS, LEASE = "incidents.jsonl", "lease.json"
 METRICS, EVALUATION, REPORT, PREVIEW = "metrics.jsonl", "evaluation.json", "report.html", "preview.png"
 
-_FREE_TO_CHANGE = ("run", "scale", "name")
-"""Sections that a resumed run may have otherwise: they decide who works, not what is computed."""
+_FREE_TO_CHANGE = ("run", "scale", "name", "compare", "search", "train.stop")
+"""What a resumed run may have otherwise: who works on it, when it ends, and what it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,25 @@ def open_run(uri: str | Path) -> Run:
     return run
 
 
-def check_startable(uri: str, job: Job, resume: bool) -> None:
+def is_done(uri: str, job: Job) -> bool:
+    """Whether the run is finished, and by the stop rules that the job has now."""
+    run = Run(uri)
+    return run.is_finished and run.summary.get("stop_rules") == job.train.stop.model_dump()
+
+
+def write_summary(storage: Storage, summary: dict[str, Any]) -> None:
+    """Write summary.json: the run is finished."""
+    storage.write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def check_startable(uri: str, job: Job, resume: bool, free_to_change: tuple[str, ...] = ()) -> None:
     """Whether a job may write to a run directory.
+
+    Args:
+        uri: the run directory.
+        job: what is to be run.
+        resume: whether to go on with a run that is there.
+        free_to_change: keys that may differ from those of the run that is there, beside those that always may.
 
     Raises:
         RunDirectoryError: there is a run and it is not to be resumed, or one of another job, or other files.
@@ -92,20 +109,25 @@ def check_startable(uri: str, job: Job, resume: bool) -> None:
         raise RunDirectoryError(
             f"{uri}: a run is there already; go on with --resume, or choose another with --run-dir or --set name=…"
         )
-    if difference := _difference(Run(uri).job.to_dict(), job.to_dict()):
+    if found := difference(Run(uri).job, job, (*_FREE_TO_CHANGE, *free_to_change)):
         raise RunDirectoryError(
-            f"{uri}: the run there has another {difference}; resume it with its own {CONFIG}, or begin a new one"
+            f"{uri}: the run there has another {found}; resume it with its own {CONFIG}, or begin a new one"
         )
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+def difference(old: Job, new: Job, free_to_change: tuple[str, ...]) -> str | None:
+    """The first key whose values differ, with the old value and the new one; None where all that matter are equal."""
+    return _difference(old.to_dict(), new.to_dict(), free_to_change)
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...], prefix: str = "") -> str | None:
     """The first key, in the order of the file, whose values differ and matter."""
     for key in new:
         name = prefix + key
-        if name in _FREE_TO_CHANGE or name == "train.stop":
+        if name in free:
             continue
         if isinstance(new[key], dict) and isinstance(old.get(key), dict):
-            if found := _difference(old[key], new[key], f"{name}."):
+            if found := _difference(old[key], new[key], free, f"{name}."):
                 return found
         elif old.get(key) != new[key]:
             return f"{name} ({old.get(key)!r}, not {new[key]!r})"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from augft.augment.auto_tables import LEARNED
 from augft.augment.ops import Elastic, Op
-from augft.augment.policy import ALL_OPS, PRESETS
+from augft.augment.policy import ALL_OPS, PRESETS, VERSION, FillMode, Sampling
 from augft.augment.schedule import KEY
 from augft.config import Job
 
@@ -32,7 +32,8 @@ def job_schema() -> Schema:
     for section, key in (("AugmentConfig", "policy"), ("RunConfig", "baseline")):
         properties = definitions[section]["properties"]
         written = properties[key]
-        forms = [_text_schema(), {"$ref": "#/$defs/ops"} if key == "policy" else {"type": "null"}]
+        more = [{"$ref": "#/$defs/ops"}, {"$ref": "#/$defs/policy"}] if key == "policy" else [{"type": "null"}]
+        forms = [_text_schema(), *more]
         properties[key] = written | {"anyOf": forms}
     one_op = {
         "title": "An op with parameters",
@@ -47,6 +48,7 @@ def job_schema() -> Schema:
         "type": "array",
         "items": {"anyOf": [{"title": "An op with its defaults", "enum": list(ALL_OPS)}, _familiar_schema(), one_op]},
     }
+    definitions["policy"] = _policy_schema()
     number = {"type": "number"}
     either = {"anyOf": [number, {"type": "array", "items": number, "minItems": 2, "maxItems": 2}]}
     definitions |= {"schedule.numbers": _schedule_schema(number), "schedule.ranges": _schedule_schema(either)}
@@ -55,6 +57,29 @@ def job_schema() -> Schema:
         about = {"title": name, "description": parameters.pop("description")}
         definitions[f"op.{name}"] = about | {"anyOf": [parameters, {"type": "null"}]}
     return {"$schema": DIALECT, **job}
+
+
+def _policy_schema() -> Schema:
+    """A policy as a policy file holds it."""
+    ops, epoch = {"$ref": "#/$defs/ops"}, {"type": "integer", "minimum": 0}
+    phase = {"type": "object", "properties": {"from_epoch": epoch, "ops": ops}, "additionalProperties": False}
+    level = {"type": "integer", "minimum": 0, "maximum": 255}
+    rgb = {"type": "array", "items": level, "minItems": 3, "maxItems": 3}
+    return {
+        "title": "A policy, as a policy file holds it",
+        "type": "object",
+        "properties": {
+            "version": {"const": VERSION},
+            "name": {"type": "string"},
+            "sampling": {"enum": list(get_args(Sampling))},
+            "fill": {"anyOf": [{"enum": list(get_args(FillMode))}, level, rgb]},
+            "epochs": {"type": "integer", "minimum": 1},
+            "ops": ops,
+            "phases": {"type": "array", "items": phase | {"required": ["from_epoch", "ops"]}},
+        },
+        "additionalProperties": False,
+        "anyOf": [{"required": ["ops"]}, {"required": ["phases"]}],
+    }
 
 
 def op_schema(op: type[Op]) -> Schema:

@@ -72,7 +72,7 @@ class Augmenter:
         copies = items.copy + items.augmented
         drawn = draw_views(
             self._policy,
-            seed=self._plan.seed,
+            seed=self._plan.draw_seed,
             epochs=items.epoch,
             sample_ids=sample_ids,
             copies=copies,

@@ -62,6 +62,7 @@ class Plan:
         select: share of the samples that get copies in an epoch, drawn anew for each.
         copies: augmented copies of each selected sample in an epoch.
         keep_original: whether each sample itself is an item of each epoch, untouched.
+        draws: which of many independent sets of draws augmentation uses; the order does not depend on it.
     """
 
     num_samples: int
@@ -71,6 +72,7 @@ class Plan:
     select: float = 1.0
     copies: int = 1
     keep_original: bool = False
+    draws: int = 0
 
     def __post_init__(self) -> None:
         if self.epoch_length == 0:
@@ -78,6 +80,11 @@ class Plan:
                 f"an epoch of {self.num_samples} samples with select {self.select} and {self.copies} copies "
                 "is empty: raise augment.select, or set augment.keep_original: true"
             )
+
+    @property
+    def draw_seed(self) -> int:
+        """The seed of what is drawn for each picture."""
+        return stream_key(self.seed, f"draws/{self.draws}") if self.draws else self.seed
 
     @property
     def num_selected(self) -> int:

@@ -11,7 +11,6 @@ One execution serves many epochs, since a new one starts its actors anew. Only a
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, Datasource, ExecutionResources, ReadTask
@@ -30,9 +28,9 @@ from ray.data.context import AutoscalingConfig
 
 from augft.data.crew import CrewSize
 from augft.data.plan import IntArray, Plan
+from augft.data.units import SECONDS, RankBatch, batch_of, steps_per_unit
 
 MIN_UNIT_ROWS = 16_000
-MAX_UNIT_BYTES = 64 * 2**20
 MAX_UNITS = 4_000
 UNITS_AHEAD = 2
 """Units that a rank fetches before it needs them."""
@@ -40,7 +38,6 @@ UNITS_IN_STORE = 6
 """Units a rank and actor that may wait in the object store."""
 REST_S = 0.2
 _NEVER = 1e9
-_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -65,24 +62,6 @@ class Pool:
     """Gives a reference to how long training has waited for pictures, in seconds; without it no actor is added."""
     unit_rows: int = MIN_UNIT_ROWS
     """Rows of a unit, at least, where its bytes allow it."""
-
-
-@dataclass(frozen=True)
-class RankBatch:
-    """A rank's share of a step; all arrays (M, …), in plan order."""
-
-    step: int
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int32]
-    epochs: IntArray
-    sample_ids: IntArray
-    copies: IntArray
-    """Which of a sample's items it is: 0 the original, c + 1 its copy c."""
-    digest: int
-    """Sum of the rows' digests modulo 2**64: the ranks' sums add up to the step's."""
-    augment_s: float = 0.0
-    """Time that an actor spent on `num_timed` of the rows."""
-    num_timed: int = 0
 
 
 def batches(
@@ -117,43 +96,7 @@ def batches(
                 step = first + number * unit_steps + row
                 if step < last:
                     start, stop = plan.share(step, rank, world_size)
-                    yield _batch(step, block, slice(row * width, row * width + stop - start))
-
-
-def steps_per_unit(width: int, row_bytes: int, unit_rows: int = MIN_UNIT_ROWS) -> int:
-    """Steps of a unit whose steps have `width` rows: at least `unit_rows` rows, but few enough bytes."""
-    enough = ceil(unit_rows / width)
-    affordable = MAX_UNIT_BYTES // (width * row_bytes)
-    return max(1, min(enough, affordable))
-
-
-def chain(digest: str, step_sums: npt.NDArray[np.uint64]) -> str:
-    """The stream digest after further steps: each step's sum is hashed onto the digest before it.
-
-    Args:
-        digest: hex digest of all steps so far; empty at the start.
-        step_sums: uint64 (S,), the digests of the following steps, summed over ranks.
-    """
-    for step_sum in step_sums:
-        digest = hashlib.blake2b(
-            bytes.fromhex(digest) + int(step_sum).to_bytes(8, "little"), digest_size=16
-        ).hexdigest()
-    return digest
-
-
-def _batch(step: int, block: dict[str, npt.NDArray[Any]], rows: slice) -> RankBatch:
-    seconds = block[_SECONDS][rows]
-    return RankBatch(
-        step=step,
-        images=block["image"][rows],
-        labels=block["label"][rows],
-        epochs=block["epoch"][rows],
-        sample_ids=block["sample_id"][rows],
-        copies=block["copy"][rows],
-        digest=int(np.add.reduce(block["digest"][rows], dtype=np.uint64)),
-        augment_s=float(np.nansum(seconds, dtype=np.float64)),
-        num_timed=int(np.isfinite(seconds).sum()),
-    )
+                    yield batch_of(step, block, slice(row * width, row * width + stop - start))
 
 
 def _split(
@@ -211,7 +154,7 @@ class _Worker:
         seconds = (time.perf_counter() - begin) / max(1, table.num_rows)
         column = np.full(table.num_rows, np.nan if self._is_first else seconds, np.float32)
         self._is_first = False
-        return table.append_column(_SECONDS, pa.array(column))
+        return table.append_column(SECONDS, pa.array(column))
 
 
 class _Overseer(ExecutionCallback):  # type: ignore[misc]

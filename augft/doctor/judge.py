@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from augft.data.stream import UNITS_AHEAD, UNITS_IN_STORE, steps_per_unit
+from augft.data.stream import UNITS_AHEAD, UNITS_IN_STORE
+from augft.data.units import steps_per_unit
 from augft.doctor.facts import Clock, Disk, NodeFacts
 from augft.train.nodes import Answer, Node
 from augft.train.placement import Placement

@@ -16,7 +16,7 @@ from augft.augment.policy import Policy
 from augft.config import Job
 from augft.data.packed import open_packed
 from augft.data.plan import IntArray, Plan
-from augft.data.stream import RankBatch
+from augft.data.units import RankBatch
 from augft.train.learner import Learner
 from augft.train.ranks import Ranks
 

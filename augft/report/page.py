@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from augft import __version__
-from augft.augment.policy import Entry, Policy
-from augft.augment.schedule import Knots, ScheduledOp
 from augft.report import text
 from augft.report.confusion import Confusion, confusion_of
+from augft.report.document import document
 from augft.report.interval import wilson as wilson
 from augft.report.mistakes import encode, gallery
+from augft.report.op_words import fill_in_words, phases_in_words
 from augft.report.plots import Series, finite, line_chart
 from augft.report.record import Record, read_record
 from augft.report.versus import Versus
@@ -58,8 +51,8 @@ def write_report(run_uri: str, baseline_uri: str | None = None) -> str:
 def render(record: Record, baseline: Record | None = None) -> str:
     """The page as text."""
     confusion = confusion_of(record.evaluation)
-    script = files("augft.report").joinpath("templates/report.js").read_text(encoding="utf-8")
-    return _template().render(
+    return document(
+        "report.html.j2",
         record=record,
         verdict=_verdict(record),
         versus=Versus(record, baseline) if baseline else None,
@@ -74,28 +67,11 @@ def render(record: Record, baseline: Record | None = None) -> str:
         epochs=list(_epochs(record)),
         incidents=list(_incidents(record)),
         regime=_regime(record),
-        phases=_phases(record.policy) if record.policy else [],
-        fill=_fill(record.policy) if record.policy else "",
+        phases=phases_in_words(record.policy) if record.policy else [],
+        fill=fill_in_words(record.policy) if record.policy else "",
         facts=list(_facts(record.environment)),
         command=_command(record),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=__version__,
     )
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("augft.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    forms = (text.percent, text.percent_range, text.count, text.rate, text.duration)
-    environment.filters |= {form.__name__: form for form in forms}
-    return environment.get_template("report.html.j2")
 
 
 # ---- the result in words -------------------------------------------------------------------------------
@@ -237,58 +213,6 @@ def _incidents(record: Record) -> Iterator[tuple[str, str, str]]:
 
 
 # ---- what ran ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OpWords:
-    """An op of the policy, for people."""
-
-    name: str
-    what: str
-    parameters: list[tuple[str, str, str]]
-    """Name, value, meaning."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Ops that hold from an epoch on; `when` is empty where they always hold."""
-
-    when: str
-    ops: list[OpWords]
-
-
-def _phases(policy: Policy) -> list[Phase]:
-    """The policy in words; a policy of no ops at all is an empty list."""
-    if not policy.phases:
-        return [Phase("", list(map(_op, policy.ops)))] if policy.ops else []
-    first = Phase("at first", list(map(_op, policy.ops)))
-    return [first, *(Phase(f"from epoch {epoch} on", list(map(_op, ops))) for epoch, ops in policy.phases)]
-
-
-def _op(entry: Entry) -> OpWords:
-    op = entry.op if isinstance(entry, ScheduledOp) else type(entry)
-    what = " ".join((op.__doc__ or "").split("\n\n")[0].split()).replace("`", "")
-    if isinstance(entry, ScheduledOp):
-        words = {name: text.plain(value) for name, value in entry.fixed}
-        words |= {name: _schedule(knots) for name, knots in entry.schedules}
-        words = {name: words[name] for name in op.model_fields}
-    else:
-        words = {name: text.plain(value) for name, value in entry.model_dump().items()}
-    shown = [(name, value, op.model_fields[name].description or "") for name, value in words.items()]
-    return OpWords(op.name, what, [one for one in shown if one[:2] != ("p", "1")])
-
-
-def _schedule(knots: Knots) -> str:
-    """Progress and value: "5 at 0 %, 30 at 100 % of the run"."""
-    points = [f"{text.plain(tuple(y) if len(y) > 1 else y[0])} at {100 * x:g} %" for x, y in knots]
-    return f"{', '.join(points)} of the run"
-
-
-def _fill(policy: Policy) -> str:
-    if isinstance(policy.fill, str):
-        words = {"mean": "each picture's average colour", "edge": "the nearest pixel", "reflect": "its mirror image"}
-        return words[policy.fill]
-    return f"RGB {', '.join(map(str, policy.fill))}"
 
 
 def _regime(record: Record) -> str:

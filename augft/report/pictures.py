@@ -101,6 +101,17 @@ def preview_grid(
     return page
 
 
+def two_rows(above_u8: UInt8Array, below_u8: UInt8Array, tile: int) -> Image.Image:
+    """Pictures side by side, and others below them: both uint8 (N, H, W, 3), each enlarged to `tile` pixels or more."""
+    num, height, width, _ = above_u8.shape
+    zoom, gap = whole_zoom(height, width, tile), 4
+    page = Image.new("RGB", (num * (width * zoom + gap) + gap, 2 * (height * zoom + gap) + gap), PAPER)
+    for row, pictures in enumerate((above_u8, below_u8)):
+        for column, picture in enumerate(pictures):
+            place(page, picture, gap + column * (width * zoom + gap), gap + row * (height * zoom + gap), zoom)
+    return page
+
+
 def replay_page(
     original: UInt8Array,
     picture: UInt8Array,

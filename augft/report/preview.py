@@ -11,7 +11,7 @@ from augft.augment.apply import draw_parameters, render
 from augft.augment.draw import words
 from augft.errors import InputError
 from augft.prepare import Prepared
-from augft.report.pictures import png_bytes, preview_grid, replay_page
+from augft.report.pictures import png_bytes, preview_grid, replay_page, two_rows
 
 NUM_ROWS = 6
 NUM_ORIGINALS = 3
@@ -37,18 +37,29 @@ def preview_png(prepared: Prepared, *, epoch: int = 0) -> bytes:
     _check_epoch(prepared, epoch)
     split = prepared.dataset.split("train")
     classes = prepared.dataset.manifest.classes
-    seed = prepared.plan.seed
     sample_ids = _one_of_each(prepared, NUM_ROWS)
     images, labels = split.gather(sample_ids)
     grid = preview_grid(
         images,
         [classes[label] for label in labels],
         prepared.policy,
-        seed=seed,
+        seed=prepared.plan.draw_seed,
         epoch=epoch,
         sample_ids=sample_ids,
     )
     return png_bytes(grid)
+
+
+def strip_png(prepared: Prepared, *, epoch: int = 0, num: int = 8, tile: int = 64) -> bytes:
+    """A few training samples in a row, and below each its first copy of an epoch: the content of a PNG file.
+
+    Runs of one seed show the same samples, whatever their policies: strips stand side by side.
+    """
+    split = prepared.dataset.split("train")
+    sample_ids = _one_of_each(prepared, num)
+    images, _ = split.gather(sample_ids)
+    drawn = draw_parameters(prepared.policy, seed=prepared.plan.draw_seed, epoch=epoch, sample_ids=sample_ids)
+    return png_bytes(two_rows(images, render(images, prepared.policy, drawn), tile))
 
 
 def ops_png(prepared: Prepared) -> bytes:
@@ -58,7 +69,8 @@ def ops_png(prepared: Prepared) -> bytes:
     sample_ids = _one_of_each(prepared, NUM_ORIGINALS)
     images, labels = prepared.dataset.split("train").gather(sample_ids)
     names = [prepared.dataset.manifest.classes[label] for label in labels]
-    return png_bytes(ops_sheet(images, names, prepared.policy, seed=prepared.plan.seed, epoch=0, sample_ids=sample_ids))
+    seed = prepared.plan.draw_seed
+    return png_bytes(ops_sheet(images, names, prepared.policy, seed=seed, epoch=0, sample_ids=sample_ids))
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ def replay(prepared: Prepared, *, sample_id: int, epoch: int = 0, copy: int = 0)
     _check_epoch(prepared, epoch)
     position = _position(prepared, sample_id, epoch, copy)
     original, labels = prepared.dataset.split("train").gather(np.array([sample_id]))
-    drawn = draw_parameters(prepared.policy, seed=plan.seed, epoch=epoch, sample_ids=[sample_id], copy=copy)
+    drawn = draw_parameters(prepared.policy, seed=plan.draw_seed, epoch=epoch, sample_ids=[sample_id], copy=copy)
     picture = render(original, prepared.policy, drawn)[0]
     done = drawn.describe(0)
     what = f"sample {sample_id}, {prepared.dataset.manifest.classes[labels[0]]}"

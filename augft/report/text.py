@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeGuard
 
 from rich import box
@@ -38,6 +39,22 @@ def signed(number: float) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
+def points_range(interval: tuple[float, float]) -> str:
+    """(-0.004, 0.02) → −0.4 to +2.0."""
+    return f"{signed(100 * interval[0])} to {signed(100 * interval[1])}"
+
+
+def probability(number: object) -> str:
+    """Whole per cent, with a decimal near the ends, and never quite 0 or 100 %."""
+    if not _is_number(number):
+        return NOTHING
+    if number > 0.999:
+        return "> 99.9 %"
+    if number < 0.001:
+        return "< 0.1 %"
+    return f"{100 * number:.0f} %" if 0.01 <= number <= 0.99 else f"{100 * number:.1f} %"
+
+
 def count(number: object) -> str:
     """12345.6 → 12,346."""
     return f"{number:,.0f}" if _is_number(number) else NOTHING
@@ -61,6 +78,15 @@ def duration(seconds: object) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(whole / 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(iso: str) -> str:
+    """2026-01-31T10:20:30+00:00 → 2026-01-31 10:20 UTC; what is no time stays as it is."""
+    try:
+        when = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
 
 
 def loss(number: object) -> str:

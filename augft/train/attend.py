@@ -6,7 +6,7 @@ import _thread
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -39,16 +39,24 @@ class Attendance:
         lease: held on the run directory.
         hang_timeout_s: how long the run may make no step; None: for ever.
         shown: for people.
+        on_line: called with each line of metrics.jsonl.
     """
 
     def __init__(
-        self, listener: Listener, incidents: Incidents, lease: Lease, hang_timeout_s: float | None, shown: Display
+        self,
+        listener: Listener,
+        incidents: Incidents,
+        lease: Lease,
+        hang_timeout_s: float | None,
+        shown: Display,
+        on_line: Callable[[dict[str, Any]], None] = lambda line: None,
     ) -> None:
         self._listener = listener
         self._incidents = incidents
         self._lease = lease
         self._watch = Watch(hang_timeout_s)
         self._shown = shown
+        self._on_line = on_line
         self._step: int | None = None
         self._asked: list[int] = []
         self._error: RunError | None = None
@@ -148,6 +156,8 @@ class Attendance:
                 self._record("restart", event["text"], self._step)
             else:
                 self._step = event.get("step", self._step)
+                if event["kind"] == "line":
+                    self._on_line(event)
                 self._shown.handle(event)
         self._watch.hear(heard.pulses)
         for pulse in self._watch.hung():

@@ -114,8 +114,8 @@ class Listener:
         ray.get(self.actor.stop.remote(), timeout=60.0)
 
 
-class Contact:
-    """A worker's end.
+class WorkerContact:
+    """A worker's end: the loop's `Contact`.
 
     Args:
         listener: the driver's `Listener.actor`.

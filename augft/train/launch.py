@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 import time
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -21,20 +16,21 @@ from augft.model import build_model
 from augft.model.stages import stages, trainable_stages
 from augft.prepare import Prepared, prepare
 from augft.report.page import write_report
-from augft.report.preview import preview_png
 from augft.report.text import comparison
-from augft.run import CONFIG, ENVIRONMENT, POLICY, PREVIEW, SUMMARY, Run, check_startable
+from augft.run import Run, check_startable, is_done, write_summary
 from augft.storage import Storage, extend_uri
 from augft.train.attend import Attendance, TellFailures
 from augft.train.contact import Listener
+from augft.train.describe import describe_run
 from augft.train.incidents import Incidents
 from augft.train.lease import Lease
-from augft.train.loop import Assignment, train_loop
+from augft.train.loop import Assignment
 from augft.train.nodes import cluster_nodes, is_autoscaled
 from augft.train.placement import Placement, cluster_placement, local_placement
 from augft.train.session import ray_session
-from augft.train.trackers import check_trackers
-from augft.train.visibility import Files, check_visible, weights_file
+from augft.train.trackers import check_trackers, follow
+from augft.train.visibility import Files, check_visible, resolved_weights, weights_file
+from augft.train.worker import Post, train_loop
 
 _RESIZE_S = 30.0
 """Ray looks for more workers' room no more often: each change of size starts the workers anew."""
@@ -54,6 +50,7 @@ def train(
     resume: bool = False,
     verbose: bool = False,
     display: Display | None = None,
+    trials: int | None = None,
 ) -> Run:
     """Train a job to its end and return its run. With `run.baseline`, that run follows, beside this one.
 
@@ -66,6 +63,7 @@ def train(
         resume: go on with the run that is there.
         verbose: let through what Ray and the workers print.
         display: where progress is shown; None: on stderr.
+        trials: how many such runs share the cluster at a time; None: it is this one's alone.
 
     Raises:
         InputError: job, data, weights, run directory or cluster are wrong; nothing was begun.
@@ -88,19 +86,21 @@ def train(
         # On a cluster, where all nodes see it; here, in this machine's cache.
         packed_root = None if address is None else extend_uri(job.run.storage_path, "/.packed")
         prepared = {where: prepare(each, shown, packed_root) for where, each in jobs.items()}
-        _check_model(job, prepared[uri])
+        check_model(job, prepared[uri])
         leases = {where: stack.enter_context(Lease(Storage(where), shown.say)) for where in jobs}
         for where, each in jobs.items():
             check_startable(where, each, resume)  # again: another may have begun it meanwhile
         if local is not None:
             shown.say("starting Ray on this machine")
             stack.enter_context(ray_session(None, num_cpus=local.num_cpus, verbose=verbose))
-        placement = local or _place(job, prepared[uri], list(jobs))
+        placement = local or _place(job, prepared[uri], list(jobs), trials)
         if placement.note:
             shown.say(placement.note)
         for where, each in jobs.items():
-            if _is_done(where, each):
+            if is_done(where, each):
                 shown.say(f"{where}: finished before")
+                with follow(each.run.trackers, Run(where), shown.say) as followed:
+                    followed.finish()  # what a tracker that did not answer has not got
                 continue
             shown.say(f"{where}: {prepared[where].policy}")
             _train(each, prepared[where], where, leases[where], placement, began_at, shown)
@@ -113,7 +113,7 @@ def train(
     return Run(uri)
 
 
-def _check_model(job: Job, prepared: Prepared) -> None:
+def check_model(job: Job, prepared: Prepared) -> None:
     """Build the model once here, so that what is wrong with it is said before anything begins."""
     manifest = prepared.dataset.manifest
     built = build_model(
@@ -127,14 +127,14 @@ def _check_model(job: Job, prepared: Prepared) -> None:
     trainable_stages(job.model.freeze, list(stages(built.module)), 0, 1)
 
 
-def _place(job: Job, prepared: Prepared, run_uris: list[str]) -> Placement:
+def _place(job: Job, prepared: Prepared, run_uris: list[str], trials: int | None) -> Placement:
     """Seats on the cluster's nodes, each of which sees the run's files.
 
     Raises:
         ResourceError: the job does not fit, or a node does not see a file.
     """
     nodes = cluster_nodes()
-    placement = cluster_placement(job.scale, nodes, autoscaled=is_autoscaled(nodes))
+    placement = cluster_placement(job.scale, nodes, trials=trials, autoscaled=is_autoscaled(nodes))
     for uri in run_uris:
         files = Files(
             packed=str(prepared.dataset.path),
@@ -158,51 +158,44 @@ def _baseline(job: Job) -> Job:
     return Job.model_validate(plain.to_dict())
 
 
-def _is_done(uri: str, job: Job) -> bool:
-    """Whether the run is finished, and by the stop rules that the job has now."""
-    run = Run(uri)
-    return run.is_finished and run.summary.get("stop_rules") == job.train.stop.model_dump()
-
-
 def _train(
     job: Job, prepared: Prepared, uri: str, lease: Lease, placement: Placement, began_at: float, shown: Display
 ) -> None:
     storage = Storage(uri, retry_s=job.run.storage_retry_s, on_retry=shown.say)
-    _describe_run(storage, job, prepared, placement)
+    describe_run(storage, job, prepared, hardware=ray.cluster_resources(), placement=vars(placement))
     listener = Listener()
-    weights = weights_file(job.model.weights) or job.model.weights
     assignment = Assignment(
-        job=job.model_copy(update={"model": job.model.model_copy(update={"weights": weights})}),
+        job=resolved_weights(job),
         policy=prepared.policy,
         packed=str(prepared.dataset.path),
         run_uri=uri,
-        min_actors=placement.min_actors,
-        max_actors=placement.max_actors,
-        actor_labels=placement.actor_labels,
         threads=placement.cpus_per_worker,
         began_at=began_at,
-        listener=listener.actor,
     )
-    trainer = _trainer(assignment, placement)
+    post = Post(assignment, placement.min_actors, placement.max_actors, placement.actor_labels, listener.actor)
+    trainer = _trainer(post, placement)
     shown.say("starting the training workers")
     incidents = Incidents(Storage(uri))
-    try:
-        summary = Attendance(listener, incidents, lease, job.run.hang_timeout_s, shown).attend(trainer, uri)
-    finally:
-        # Checkpoints are ours; what Ray writes of its own is of no use after the run.
-        with suppress(StorageError):
-            Storage(uri).remove(_RAY_FOLDER)
-    summary["wall_s"] = time.time() - began_at
-    storage.write(SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
-    write_report(uri)
+    with follow(job.run.trackers, Run(uri), shown.say) as followed:
+        attendance = Attendance(listener, incidents, lease, job.run.hang_timeout_s, shown, followed.log)
+        try:
+            summary = attendance.attend(trainer, uri)
+        finally:
+            # Checkpoints are ours; what Ray writes of its own is of no use after the run.
+            with suppress(StorageError):
+                Storage(uri).remove(_RAY_FOLDER)
+        summary["wall_s"] = time.time() - began_at
+        write_summary(storage, summary)
+        write_report(uri)
+        followed.finish()
 
 
-def _trainer(assignment: Assignment, placement: Placement) -> TorchTrainer:
-    job = assignment.job
+def _trainer(post: Post, placement: Placement) -> TorchTrainer:
+    job = post.assignment.job
     resources = {"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
     return TorchTrainer(
         train_loop,
-        train_loop_config=assignment,
+        train_loop_config=post,
         scaling_config=ScalingConfig(
             num_workers=job.scale.num_workers,
             use_gpu=placement.use_gpu,
@@ -213,46 +206,8 @@ def _trainer(assignment: Assignment, placement: Placement) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name=_RAY_FOLDER,
-            storage_path=assignment.run_uri,
+            storage_path=post.assignment.run_uri,
             failure_config=FailureConfig(max_failures=job.run.max_failures),
-            callbacks=[TellFailures(assignment.listener)],
+            callbacks=[TellFailures(post.listener)],
         ),
     )
-
-
-def _describe_run(storage: Storage, job: Job, prepared: Prepared, placement: Placement) -> None:
-    """What was run, on what: written before the first step."""
-    dataset, samples = prepared.dataset, prepared.samples
-    manifest = dataset.manifest
-    environment = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **{name: version(name) for name in ("augft", "ray", "torch", "torchvision", "pyarrow", "numpy", "numba")},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git_revision": _git_revision(),
-        "hardware": ray.cluster_resources(),
-        "placement": vars(placement),
-        "data": {
-            "path": str(dataset.path),
-            "digest": manifest.digest,
-            "source": manifest.source,
-            "classes": manifest.classes,
-            "num_train": len(samples.train_ids),
-            "num_val": len(samples.val_ids),
-            "num_test": dataset.split("test").num_rows if dataset.has("test") else 0,
-        },
-    }
-    storage.write(POLICY, prepared.policy.to_json().encode())
-    storage.write(ENVIRONMENT, (json.dumps(environment, indent=2, default=str) + "\n").encode())
-    storage.write(PREVIEW, preview_png(prepared))
-    # Last: its presence makes the folder a run.
-    storage.write(CONFIG, job.to_yaml().encode())
-
-
-def _git_revision() -> str | None:
-    """Of the working folder, where it is a repository."""
-    try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip()

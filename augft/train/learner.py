@@ -20,7 +20,7 @@ from augft.augment.policy import Policy
 from augft.config import Job
 from augft.data.packed import PackedDataset
 from augft.data.plan import Plan
-from augft.data.stream import RankBatch
+from augft.data.units import RankBatch
 from augft.evaluate import Evaluation, evaluate
 from augft.model import build_model
 from augft.model.files import ModelMeta, model_to_bytes
@@ -175,7 +175,7 @@ class Learner:
         augment = self._job.augment
         if max(augment.mixup_alpha, augment.cutmix_alpha) > 0:
             draws = draw_mix(
-                self._job.seed,
+                self._plan.draw_seed,
                 batch.epochs[rows],
                 batch.sample_ids[rows],
                 batch.copies[rows],
@@ -201,7 +201,7 @@ class Learner:
             return [pixels] if pixels.ndim == 4 else list(pixels.unbind(1))
         views = draw_views(
             self._policy,
-            seed=self._job.seed,
+            seed=self._plan.draw_seed,
             epochs=batch.epochs[rows],
             sample_ids=batch.sample_ids[rows],
             copies=batch.copies[rows],

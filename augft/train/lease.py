@@ -39,14 +39,18 @@ class Lease:
     Args:
         storage: the run directory.
         say: told when it has to watch another's lease for a while.
+        settle_s: how long to rest before reading again; 0 where nobody else can begin in the same moment.
 
     Raises:
         RunDirectoryError: on entering, a live run holds the directory.
     """
 
-    def __init__(self, storage: Storage, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, storage: Storage, say: Callable[[str], None] = lambda _: None, settle_s: float = SETTLE_S
+    ) -> None:
         self._storage = storage
         self._say = say
+        self._settle_s = settle_s
         self._token = uuid.uuid4().hex
         self._count = 0
         self._left = threading.Event()
@@ -58,7 +62,7 @@ class Lease:
         if (other := self._read()) is not None:
             self._check_dead(other)
         self._write()
-        time.sleep(SETTLE_S)
+        time.sleep(self._settle_s)
         if (now := self._read()) is not None and now["token"] != self._token:
             raise self._in_use(now)
         self._thread.start()

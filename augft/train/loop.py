@@ -1,86 +1,113 @@
-"""The steps of a run, in order. This runs on each training worker; `launch.py` is what starts it.
+"""The steps of a run, in order, on one rank.
 
-What outlives a step is in two places: the tensors of the `Learner`, and `Progress` (the cursor and the record so
-far). Whatever is random is a function of the seed and the step.
+It runs on each of Ray Train's workers (worker.py), or as the only one in a process of its own (solo.py). What outlives
+a step is in two places: the tensors of the `Learner`, and `Progress` (the cursor and the record so far). Whatever is
+random is a function of the seed and the step.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
-from ray.train.collective import broadcast_from_rank_zero
 
-from augft.augment.actor import Augmenter
 from augft.augment.apply import NUM_VIEWS
 from augft.augment.policy import Policy
 from augft.config import Job
 from augft.data.packed import PackedDataset, open_packed
 from augft.data.plan import Plan
-from augft.data.stream import Pool, RankBatch, batches
 from augft.data.subset import Subset, subset
-from augft.errors import InputError, NonFiniteLossError, RunDirectoryError, StorageError
+from augft.data.units import RankBatch
+from augft.errors import NonFiniteLossError, RunDirectoryError
 from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_from_bytes
 from augft.prepare import make_plan
 from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
 from augft.train.checkpoint import Checkpoints
-from augft.train.contact import Contact, ask_waited, tell_replaced
 from augft.train.learner import Learner
 from augft.train.progress import Clock, EpochSums, Progress
 from augft.train.ranks import FirstFailure, Ranks
-from augft.train.trackers import open_trackers
 
 TELL_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What `launch.py` hands to each worker."""
+    """What is to be run."""
 
     job: Job
     policy: Policy
     packed: str
     run_uri: str
-    min_actors: int
-    max_actors: int
-    actor_labels: dict[str, str]
     threads: int
     began_at: float
     """When the person asked for it, in seconds since 1970."""
-    listener: Any
-    """The driver's `Listener.actor`."""
+    with_test: bool = True
+    """Whether the chosen weights are tested at the end, where there is a test split; not in a search, which chooses by
+    validation and goes on from where a run has ended."""
 
 
-def train_loop(assignment: Assignment) -> dict[str, Any]:
-    """Run an assignment on this rank.
+@dataclass(frozen=True)
+class Order:
+    """The pictures that the loop wants: those of a plan, from a step on, as `actor_kwargs` make an `Augmenter`."""
+
+    plan: Plan
+    cursor: int
+    actor_kwargs: dict[str, Any]
+    row_bytes: int
+
+
+class Contact(Protocol):
+    """Who watches the loop: told of what it does, and asked whether to go on."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def stop_is_asked(self) -> bool: ...
+
+    def tell(self, kind: str, **event: Any) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def incident(self, what: str, text: str) -> None: ...
+
+    def at(self, phase: str) -> AbstractContextManager[None]: ...
+
+    def begin(self, step: int) -> None: ...
+
+    def beat(self) -> None: ...
+
+    def stepped(self, step: int, waited_s: float) -> None: ...
+
+
+def run_steps(
+    assignment: Assignment,
+    ranks: Ranks,
+    contact: Contact,
+    deliver: Callable[[Order], Generator[RankBatch, None, None]],
+) -> dict[str, Any]:
+    """Run an assignment on this rank, from its newest checkpoint to its end.
+
+    Args:
+        assignment: the same on all ranks.
+        ranks: this rank among those that run it.
+        contact: who watches.
+        deliver: makes this rank's batches.
 
     Returns:
-        What summary.json is made of; or `{"error": …}` for an error that a restart would only meet again.
+        What summary.json is made of; or `{"stopped_at": step}` if it was asked to stop, and saved.
+
+    Raises:
+        InputError, NonFiniteLossError, StorageError: on all ranks.
     """
-    contact = Contact(assignment.listener, ray.train.get_context().get_world_rank())
-    try:
-        return _run(assignment, contact)
-    except (InputError, NonFiniteLossError, StorageError) as error:
-        return {"error": error}
-    finally:
-        contact.close()
-
-
-def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
     job, stop = assignment.job, assignment.job.train.stop
-
-    # ---- who am I --------------------------------------------------------------------------------------------------
-    context = ray.train.get_context()
-    ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     torch.set_num_threads(assignment.threads)
     nodes = ranks.gather(contact.address)
 
@@ -129,9 +156,6 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
         if ranks.world_size > 1:
             contact.say(f"trains with {_on(nodes)}")
     contact.say(_arithmetic(job, plan, ranks, assignment.threads, learner.precision))
-    trackers = []
-    if ranks.is_first:
-        trackers = open_trackers(list(job.run.trackers), storage.uri, job.name, job.to_dict(), cursor)
 
     # ---- one stream for all steps that are left --------------------------------------------------------------------
     height, width, channels = dataset.manifest.image_shape
@@ -143,34 +167,14 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
         "policy": by_actors,
         "num_views": num_views,
     }
-    pool = Pool(
-        Augmenter,
-        actor_kwargs,
-        min_actors=assignment.min_actors,
-        max_actors=assignment.max_actors,
-        row_bytes=num_views * height * width * channels,
-        label_selector=assignment.actor_labels,
-        on_replaced=partial(tell_replaced, assignment.listener),
-        ask_waited=partial(ask_waited, assignment.listener),
-        **({} if job.scale.unit_rows == "auto" else {"unit_rows": job.scale.unit_rows}),
-    )
-    stream = batches(
-        plan,
-        pool,
-        cursor=cursor,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        broadcast=broadcast_from_rank_zero,
-    )
-    contact.say("starting the augmentation actors")
+    order = Order(plan, cursor, actor_kwargs, row_bytes=num_views * height * width * channels)
+    stream = deliver(order)
     sums = EpochSums(progress, ranks)
     clock = Clock(progress, plan.items_before(cursor))
     told_at, first_step_s = 0.0, None
 
     def record(**line: Any) -> None:
         progress.history.append(line)
-        for tracker in trackers:
-            tracker.log(line)
         contact.tell("line", **line)
 
     # ---- steps -----------------------------------------------------------------------------------------------------
@@ -266,7 +270,7 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
     assert progress.best_step is not None
     learner.model.load_state_dict(tensors_from_bytes(checkpoints.best(progress.best_step), WEIGHTS_FILE))
     test = None
-    if dataset.has("test"):
+    if assignment.with_test and dataset.has("test"):
         contact.say(f"tests the weights of step {progress.best_step}")
         with contact.at("tests"):
             test = learner.evaluate(dataset, "test", np.arange(dataset.split("test").num_rows))
@@ -284,8 +288,6 @@ def _run(assignment: Assignment, contact: Contact) -> dict[str, Any]:
         storage.write(META_FILE, meta_to_bytes(learner.meta(progress.best_step)))
         if test is not None:
             storage.write(EVALUATION, json.dumps(test.to_dict(list(dataset.manifest.classes))).encode())
-    for tracker in trackers:
-        tracker.close()
     return {
         "best_step": progress.best_step,
         "val_top1": progress.best_top1,

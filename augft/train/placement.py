@@ -83,6 +83,13 @@ def local_placement(scale: ScaleConfig) -> Placement:
     return Placement(use_gpu, per_worker, low, high, max(cpus, needed), note, scale.placement_strategy.upper())
 
 
+def local_trials_cpus(scale: ScaleConfig) -> int:
+    """CPUs that a local Ray is given for trials: this machine's; or, for trials of several workers, what one takes."""
+    if scale.max_workers == 1:
+        return local_cpus()
+    return local_placement(scale).num_cpus + TRIAL_CPUS
+
+
 def cluster_placement(
     scale: ScaleConfig, nodes: Sequence[Node], *, trials: int | None = None, autoscaled: bool = False
 ) -> Placement:

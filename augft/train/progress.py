@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from augft.data.stream import RankBatch, chain
+from augft.data.units import RankBatch, chain
 from augft.train.ranks import Ranks
 
 LOSS_UNIT = 2.0**-24

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ray
 
+from augft.config import Job
 from augft.data.packed import open_packed
 from augft.errors import AugftError, ResourceError
 from augft.storage import Storage
@@ -61,6 +62,12 @@ def weights_file(weights: str) -> str | None:
         return None
     is_sent_along = ray.is_initialized() and "working_dir" in ray.get_runtime_context().runtime_env
     return str(path) if is_sent_along else str(path.absolute())
+
+
+def resolved_weights(job: Job) -> Job:
+    """The job with the path of its weights, if it names one, as workers find it."""
+    weights = weights_file(job.model.weights) or job.model.weights
+    return job.model_copy(update={"model": job.model.model_copy(update={"weights": weights})})
 
 
 def check_visible(files: Files, nodes: Sequence[Node], *, timeout_s: float = ANSWER_S) -> None:

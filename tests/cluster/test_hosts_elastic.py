@@ -11,7 +11,7 @@ from driving import AUGFT, SAVED_EVERY, Driver, drive
 from ray_hosts import HEAD, RayHosts, ray_hosts_or_skip
 
 from augft.augment.actor import Augmenter
-from augft.data.stream import chain
+from augft.data.units import chain
 from augft.display import Display
 from augft.prepare import prepare
 from augft.run import Run

@@ -284,9 +284,11 @@ print(json.dumps({"roles": roles, "autoscaled": is_autoscaled(cluster_nodes()), 
 
 
 @pytest.fixture
-def several_nodes() -> Iterator[str]:
+def several_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A head without CPUs, two CPUs to augment, and two more beside what Ray takes for a GPU, to train."""
     folder = tempfile.mkdtemp(prefix="dray", dir="/tmp")  # sockets want short paths
+    monkeypatch.setenv("RAY_TMPDIR", folder)  # where a cluster's address is written, whatever its own folder is
+    Path(folder, "ray").mkdir()
     args = {"include_dashboard": False, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **args})
     try:

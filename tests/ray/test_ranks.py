@@ -22,7 +22,7 @@ from augft.config import Job, load_job_text
 from augft.data.pack import pack
 from augft.data.packed import open_packed
 from augft.data.plan import Plan
-from augft.data.stream import RankBatch
+from augft.data.units import RankBatch
 from augft.errors import DataError
 from augft.train.learner import Learner
 from augft.train.ranks import FirstFailure, Ranks

@@ -11,7 +11,7 @@ import pytest
 from augft.augment.actor import Augmenter
 from augft.augment.apply import augment_batch
 from augft.augment.policy import Policy
-from augft.data import stream
+from augft.data import stream, units
 from augft.data.pack import pack
 from augft.data.packed import PackedSplit, open_packed
 from augft.data.plan import Plan
@@ -108,12 +108,15 @@ def test_several_executions_follow_each_other_without_a_seam(digits: Path, monke
 
 def test_a_chain_in_pieces_is_the_chain_in_one() -> None:
     sums = np.arange(7, dtype=np.uint64) * np.uint64(2**61)
-    whole = stream.chain("", sums)
-    assert stream.chain(stream.chain("", sums[:3]), sums[3:]) == whole
-    assert stream.chain("", sums[::-1]) != whole
+    whole = units.chain("", sums)
+    assert units.chain(units.chain("", sums[:3]), sums[3:]) == whole
+    assert units.chain("", sums[::-1]) != whole
 
 
 def test_units_are_long_enough_and_affordable() -> None:
-    assert stream.steps_per_unit(width=256, row_bytes=3072) * 256 >= stream.MIN_UNIT_ROWS
-    assert stream.steps_per_unit(width=256, row_bytes=224 * 224 * 3) * 256 * 224 * 224 * 3 <= stream.MAX_UNIT_BYTES
-    assert stream.steps_per_unit(width=256, row_bytes=4096 * 4096 * 3) == 1
+    def rows(row_bytes: int) -> int:
+        return 256 * units.steps_per_unit(256, row_bytes, stream.MIN_UNIT_ROWS)
+
+    assert rows(3072) >= stream.MIN_UNIT_ROWS
+    assert rows(224 * 224 * 3) * 224 * 224 * 3 <= units.MAX_UNIT_BYTES
+    assert rows(4096 * 4096 * 3) == 256

@@ -20,6 +20,7 @@ from augft.errors import NonFiniteLossError, RunDirectoryError
 from augft.model import build_model
 from augft.run import Run
 from augft.train.launch import train
+from augft.train.solo import run_alone
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -91,6 +92,18 @@ def test_who_works_does_not_show(undisturbed: Run, tmp_path: Path, scale: str) -
     if scale.startswith("augment"):
         assert other.storage.read("model.safetensors") == undisturbed.storage.read("model.safetensors")
         assert _without_times(other) == _without_times(undisturbed)
+
+
+def test_a_run_alone_in_a_process_is_the_same(undisturbed: Run, tmp_path: Path) -> None:
+    threads, before = undisturbed.environment["placement"]["cpus_per_worker"], torch.get_num_threads()
+    alone = Run(str(tmp_path / "alone"))
+    try:
+        run_alone(_job(), alone.uri, threads=threads)
+    finally:
+        torch.set_num_threads(before)
+    assert alone.summary["stream_digest"] == undisturbed.summary["stream_digest"]
+    assert alone.storage.read("model.safetensors") == undisturbed.storage.read("model.safetensors")
+    assert _without_times(alone) == _without_times(undisturbed)
 
 
 def test_where_no_statistics_are_learned_two_workers_learn_what_one_does(tmp_path: Path) -> None:

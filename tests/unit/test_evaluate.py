@@ -10,7 +10,7 @@ import torch
 from scipy.special import log_softmax
 
 from augft.data.packed import PackedSplit, open_packed
-from augft.evaluate import NUM_WORST, Evaluation, evaluate
+from augft.evaluate import NUM_WORST, Evaluation, correct_from_dict, evaluate
 from augft.preprocess import Preprocess
 from augft.train.ranks import Ranks
 
@@ -49,6 +49,8 @@ def test_counts_are_numpys(split: PackedSplit, weight: torch.Tensor, batch_size:
     assert np.array_equal(found.confusion, confusion)
     assert found.num_samples == 101
     assert found.top1 == np.mean(labels == predicted)
+    assert np.array_equal(found.correct, labels == predicted)
+    assert np.array_equal(correct_from_dict(found.to_dict(list("abcdefghij"))), found.correct)
     assert found.loss == pytest.approx(losses.mean(), rel=1e-5)
 
     wrong = np.flatnonzero(labels != predicted)
@@ -71,6 +73,7 @@ def test_ranks_have_each_sample_once(split: PackedSplit, weight: torch.Tensor, m
     parts = [judged(split, weight, ids, 16, Ranks(rank, 3, CPU)) for rank in range(3)]
     assert [part.num_samples for part in parts] == [34, 34, 33]
     assert np.array_equal(sum(part.confusion for part in parts), whole.confusion)
+    assert np.array_equal(sum(part.correct.astype(int) for part in parts), whole.correct)
     assert sum(part.loss_sum for part in parts) == pytest.approx(whole.loss_sum)
 
 

@@ -19,7 +19,7 @@ from augft.augment.policy import Policy
 from augft.config import Job, load_job_text
 from augft.data.packed import PackedDataset, open_packed
 from augft.data.plan import Plan
-from augft.data.stream import RankBatch
+from augft.data.units import RankBatch
 from augft.prepare import make_plan
 from augft.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from augft.train.learner import Learner

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from augft.data.stream import RankBatch, chain
+from augft.data.units import RankBatch, chain
 from augft.train import progress as module
 from augft.train.progress import LOSS_UNIT, Clock, EpochSums, Progress
 from augft.train.ranks import Ranks

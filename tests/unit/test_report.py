@@ -13,24 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from report_data import change, make_run
 from rich.console import Console
 from scipy import stats
 
-from augft.augment.policy import ALL_OPS, PRESETS, Policy
-from augft.config import load_job
+from augft.augment.policy import ALL_OPS, Policy
 from augft.data.pack import pack
-from augft.data.packed import open_packed
 from augft.errors import RunDirectoryError
 from augft.report import text
 from augft.report.confusion import Confusion
 from augft.report.interval import Score, difference
 from augft.report.mistakes import data_uri
 from augft.report.page import wilson, write_report
-from augft.report.plots import HEIGHT, WIDTH, Series, line_chart
+from augft.report.plots import Series, line_chart
+from augft.report.svg import HEIGHT, WIDTH
 
 HOSTILE = "<script>alert('7')</script>"
-NUM_EPOCHS = 10
 
 
 # ---- a run directory, clearly synthetic ----------------------------------------------------------------
@@ -47,89 +45,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUGFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def make_run(folder: Path, packed: Path, *, policy: str = "digits", skill: float = 0.93) -> Path:
-    """What training would leave: curves that fall, and a test result of about `skill`, none of it trained."""
-    rng = np.random.default_rng(round(1000 * skill))
-    folder.mkdir(parents=True)
-    job = load_job(None, [f"name={folder.name}", f"augment.policy={policy}"])
-    (folder / "config.yaml").write_text(job.to_yaml())
-    (folder / "policy.json").write_text(PRESETS[policy].to_json())
-    dataset = open_packed(packed)
-    test = dataset.split("test")
-    labels, classes = test.labels, list(dataset.manifest.classes)
-    predicted = np.where(rng.random(len(labels)) < skill, labels, (labels + 5 * rng.integers(1, 3, len(labels))) % 10)
-    confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (labels, predicted), 1)
-    top1 = float((labels == predicted).mean())
-    wrong = np.flatnonzero(labels != predicted)[:24]
-    worst = [
-        {
-            "sample_id": int(i),
-            "label": int(labels[i]),
-            "predicted": int(predicted[i]),
-            "probability": 0.99 - 0.01 * rank,
-            "loss": 5.0 - 0.1 * rank,
-        }
-        for rank, i in enumerate(wrong)
-    ]
-    evaluation = {"num_samples": len(labels), "top1": top1, "loss": 0.3, "classes": classes}
-    write_json(folder / "evaluation.json", evaluation | {"confusion": confusion.tolist(), "worst": worst})
-    lines: list[dict[str, Any]] = []
-    for epoch in range(NUM_EPOCHS):
-        at = {"step": 13 * (epoch + 1), "epoch": epoch}
-        left = math.exp(-epoch / 3)
-        train = {"split": "train", "loss": 0.25 + 1.9 * left, "top1": skill - 0.6 * left, "num_samples": 800}
-        speed = {"images_per_s": 310.0 + 9 * rng.normal(), "data_wait_s": 0.02 + 0.3 * (epoch == 0)}
-        lines.append(at | train | speed | {"lr": 0.025 * (1 + math.cos(math.pi * (epoch + 1) / NUM_EPOCHS))})
-        val = {"split": "val", "loss": 0.2 + 1.5 * left, "top1": round(140 * (skill - 0.5 * left)) / 140}
-        lines.append(at | val | {"num_samples": 140})
-    lines.append({"step": 130, "epoch": 9, "split": "test", "loss": 0.3, "top1": top1, "num_samples": len(labels)})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    summary = {
-        "best_step": 130,
-        "val_top1": lines[-2]["top1"],
-        "test_top1": top1,
-        "test_num_samples": len(labels),
-        "stop_reason": "epochs",
-        "steps": 130,
-        "epochs": NUM_EPOCHS,
-        "images_per_s": 311.2,
-        "data_stall_fraction": 0.018,
-        "wall_s": 41.3,
-        "train_s": 25.7,
-        "first_batch_s": 2.4,
-        "num_restarts": 0,
-        "stream_digest": "5e1f" * 16,
-    }
-    write_json(folder / "summary.json", summary)
-    environment = {
-        "augft": "0.1.0",
-        "python": "3.11.9",
-        "torch": "2.6.0",
-        "hardware": {"cpus": 2, "gpus": 0},
-        "git_revision": None,
-        "data": {
-            "path": str(packed),
-            "digest": dataset.manifest.digest,
-            "classes": classes,
-            "num_test": len(labels),
-        },
-    }
-    write_json(folder / "environment.json", environment)
-    sheet, _ = dataset.split("train").gather(np.arange(24))
-    rows = np.concatenate([np.concatenate(list(sheet[i : i + 8]), 1) for i in (0, 8, 16)])
-    Image.fromarray(rows).resize((1024, 384), Image.Resampling.NEAREST).save(folder / "preview.png")
-    return folder
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content))
-
-
-def change(path: Path, **values: Any) -> None:
-    write_json(path, json.loads(path.read_text()) | values)
 
 
 @pytest.fixture(scope="module")

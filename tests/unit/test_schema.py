@@ -97,6 +97,8 @@ def test_it_takes_the_resolved_job() -> None:
         [{"erasing": {"noise": False}}],
         [{"auto_augment": {"learned_on": "svhn"}}],
         [],
+        {"ops": ["rotate"], "sampling": "nearest", "fill": "reflect"},
+        {"version": 1, "ops": [], "fill": [1, 2, 3], "phases": [{"from_epoch": 3, "ops": [{"rotate": {"p": 0.5}}]}]},
     ],
     ids=str,
 )
@@ -126,6 +128,10 @@ def test_it_takes(policy: Any) -> None:
         [{"erasing": {"noise": 1}}],
         [{"auto_augment": {"learned_on": "mnist"}}],
         {"rotate": {}},
+        {"version": 2, "ops": []},
+        {"name": "x"},
+        {"ops": ["rotat"]},
+        {"ops": [], "phases": [{"from_epoch": 3}]},
     ],
     ids=str,
 )

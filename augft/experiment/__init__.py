@@ -1,0 +1,1 @@
+"""Which augmentation helps: policies compared over seeds, and policies searched for."""

@@ -1,0 +1,77 @@
+"""The folder of a comparison or a search: begun once, gone on with when that is asked for, by one driver at a time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from augft.config import Job, load_job_text
+from augft.errors import RunDirectoryError
+from augft.run import CONFIG, LEASE, difference
+from augft.storage import Storage
+
+_OURS = {LEASE, ".packed"}
+
+
+def check_folder(uri: str, job: Job, config: str, *, resume: bool, free_to_change: tuple[str, ...]) -> None:
+    """Whether a job may be begun here, or gone on with.
+
+    Args:
+        uri: the folder.
+        job: what is to be done.
+        config: the file that holds the job there, and tells this kind of folder from others.
+        resume: whether to go on with what is there.
+        free_to_change: keys that may be others when it goes on.
+
+    Raises:
+        RunDirectoryError: there is one and it is not to be gone on with, or one of another job, or other files.
+    """
+    storage = Storage(uri)
+    storage.check_possible()
+    if not storage.exists(config):
+        if any(name not in _OURS and not name.startswith(".") for name in storage.list()):
+            what = "a run" if storage.exists(CONFIG) else "other files"
+            raise RunDirectoryError(f"{uri}: holds {what}; give another --run-dir or name")
+    elif not resume:
+        raise RunDirectoryError(
+            f"{uri}: {config} is there already; go on with --resume, or choose another with --run-dir or --set name=…"
+        )
+    else:
+        before = load_job_text(storage.read(config).decode(), f"{uri}/{config}")
+        if found := difference(before, job, free_to_change):
+            raise RunDirectoryError(f"{uri}: what is there has another {found}; go on with its own {config}")
+
+
+def begin(uri: str, job: Job, config: str, *, resume: bool, free_to_change: tuple[str, ...]) -> None:
+    """`check_folder`, and write the job there; errors as it."""
+    check_folder(uri, job, config, resume=resume, free_to_change=free_to_change)
+    Storage(uri).write(config, job.to_yaml().encode())
+
+
+@contextmanager
+def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Within the block the first SIGINT or SIGTERM is noted, and the second interrupts.
+
+    Yields:
+        Whether somebody has asked to stop.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # nobody can ask
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        say("stopping: what runs is saved first; once more (Ctrl-C) stops at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

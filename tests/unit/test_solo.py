@@ -1,0 +1,120 @@
+"""A run in one process, without Ray: broken off anywhere, it ends as the undisturbed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from augft.augment.actor import Augmenter
+from augft.config import Job, load_job_text
+from augft.errors import RunDirectoryError, Stopped
+from augft.prepare import prepare_packed
+from augft.run import Run
+from augft.train.solo import run_alone
+
+# 200 originals and 200 copies an epoch, 90 a step: epochs end within steps.
+JOB = """
+name: small
+seed: 5
+data: {source: digits, image_size: 8, labels_per_class: 20}
+augment: {policy: digits, copies: 2, select: 0.5, keep_original: true}
+model: {name: resnet20, weights: none}
+train: {epochs: 4, global_batch_size: 90, optimizer: {lr: 0.05}, ema_decay: 0.9}
+run: {checkpoint_every_steps: 5, trackers: []}
+"""
+TIMES = ("images_per_s", "data_wait_s")
+
+
+def job(*overrides: str) -> Job:
+    return load_job_text(JOB, "job.yaml", overrides)
+
+
+def without_times(run: Run) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in run.metrics]
+
+
+def assert_same(found: Run, expected: Run) -> None:
+    assert found.summary["stream_digest"] == expected.summary["stream_digest"]
+    assert without_times(found) == without_times(expected)
+    assert found.storage.read("model.safetensors") == expected.storage.read("model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(str(tmp_path_factory.mktemp("runs") / "undisturbed"))
+    run_alone(job(), run.uri)
+    return run
+
+
+def test_a_run_directory_explains_itself(undisturbed: Run) -> None:
+    assert set(undisturbed.storage.list()) == {
+        "config.yaml", "policy.json", "environment.json", "metrics.jsonl", "checkpoints", "model.safetensors",
+        "model.json", "summary.json", "evaluation.json", "preview.png",
+    }  # fmt: skip
+    assert undisturbed.job == job()
+    summary = undisturbed.summary
+    assert (summary["steps"], summary["stop_reason"], summary["test_num_samples"]) == (18, "epochs", 359)
+    assert summary["val_top1"] == max(line["top1"] for line in undisturbed.metrics if line["split"] == "val")
+
+
+def test_what_is_finished_is_not_run_again(undisturbed: Run) -> None:
+    events: list[dict[str, Any]] = []
+    assert run_alone(job(), undisturbed.uri, on_event=events.append) == undisturbed.summary
+    assert not events
+
+
+@pytest.mark.parametrize("step", [1, 7, 17])
+def test_it_stops_when_asked_and_goes_on(undisturbed: Run, tmp_path: Path, step: int) -> None:
+    run, steps = Run(str(tmp_path / "run")), [0]
+
+    def asked() -> bool:
+        steps[0] += 1
+        return steps[0] == step
+
+    with pytest.raises(Stopped, match=f"stopped after step {step} and saved"):
+        run_alone(job(), run.uri, stop_is_asked=asked)
+    assert not run.is_finished
+    run_alone(job(), run.uri)
+    assert_same(run, undisturbed)
+    assert run.summary["num_restarts"] == 1
+
+
+def test_in_intervals_it_is_the_same_run(undisturbed: Run, tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    for epochs in (1, 3):
+        summary = run_alone(job(f"train.stop.epochs={epochs}"), run.uri, with_test=False)
+        assert (summary["epochs"], summary["stop_reason"], summary["test_top1"]) == (epochs, "epochs", None)
+        assert all(line["split"] != "test" for line in run.metrics)
+    run_alone(job(), run.uri)
+    assert_same(run, undisturbed)
+
+
+def test_other_draws_are_other_pictures_of_the_same_samples(digits: Path) -> None:
+    prepared = [prepare_packed(job(f"augment.draws={draws}"), digits) for draws in (0, 1)]
+    first, second = (
+        Augmenter(str(digits), "train", each.samples.train_ids, each.plan, each.policy).columns(np.arange(400))
+        for each in prepared
+    )
+    assert np.array_equal(first["sample_id"], second["sample_id"])
+    is_copy = first["copy"] > 0
+    same = (first["image"] == second["image"]).all((1, 2, 3))
+    assert same[~is_copy].all()
+    assert not same[is_copy].any()
+
+
+def test_another_policy_is_refused_unless_it_may_change(tmp_path: Path) -> None:
+    uri = str(tmp_path / "run")
+    run_alone(job("train.stop.epochs=1"), uri, with_test=False)
+    with pytest.raises(RunDirectoryError, match=r"augment\.policy"):
+        run_alone(job("augment.policy=none"), uri)
+    run_alone(job("augment.policy=none"), uri, free_to_change=("augment.policy",))
+    assert Run(uri).summary["epochs"] == 4
+
+
+def test_checkpoints_may_go_at_the_end(tmp_path: Path) -> None:
+    run_alone(job("train.epochs=1"), str(tmp_path / "run"), keep_checkpoints=False)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert (tmp_path / "run" / "model.safetensors").exists()
