@@ -186,7 +186,7 @@ def _text(
 ) -> str:
     num_baselines = sum(trial.name is not None for trial in ledger.trials)
     sentences = [
-        f"The search tried {len(ledger.trials) - num_baselines} policies beside {num_baselines} baselines, each for up "
+        f"The search tried {len(ledger.trials) - num_baselines} policies beside {_count(num_baselines, 'baseline')}, each for up "
         f"to {small.train.epochs} epochs, and chose by validation."
     ]
     level = [
@@ -201,7 +201,7 @@ def _text(
     for duel in fought:
         by_verdict.setdefault(duel["verdict"], []).append(duel["against"])
     seeds = len(race["seeds"])
-    judged = f"On the whole task, with {seeds} seed{'s' * (seeds != 1)} that the search had not seen, "
+    judged = f"On the whole task, with {_count(seeds, 'seed')} that the search had not seen, "
     said = []
     better, worse = by_verdict.get("better", []), by_verdict.get("worse", [])
     if better:
@@ -231,3 +231,7 @@ def _text(
 def _list(names: list[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -93,8 +93,8 @@ class Speed:
 class CellView:
     """What a page shows of a cell."""
 
-    def __init__(self, cell: Cell, comparison: Comparison, identity: str) -> None:
-        self.cell, self.id = cell, identity
+    def __init__(self, cell: Cell, comparison: Comparison, identity: str, reference: str = "baseline") -> None:
+        self.cell, self.id, self.reference = cell, identity, reference
         self.judged_on, self.seeds = comparison.judged_on, comparison.seeds
         self.confidence, self.num_comparisons = per_cent(comparison.confidence), comparison.num_comparisons
         self.speeds = list(_speeds(cell))
@@ -113,6 +113,11 @@ class CellView:
         if chosen and (versus := chosen.versus):
             interval = f"{self.confidence} interval {versus.interval_in_points}" if versus.interval else "no interval"
             yield "Difference", versus.in_points, f"points; {interval}"
+
+    def roles(self, policy: str) -> str:
+        """What a policy is in this cell, in a word or two."""
+        roles = {self.reference: self.cell.baseline, "chosen": self.cell.chosen}
+        return ", ".join(role for role, named in roles.items() if named == policy)
 
     def _over_seeds(self, one: Contender) -> str:
         num = sum(run.top1 is not None for run in one.runs)

@@ -114,7 +114,7 @@ class Contender:
         versus, preview = raw.get("versus"), raw.get("preview")
         return cls(
             name=named,
-            words=_words(name(raw.get("words")), named),
+            words=without_name(name(raw.get("words")), named),
             top1=number(raw.get("top1")),
             spread=number(raw.get("top1_spread")),
             val_top1=number(raw.get("val_top1")),
@@ -128,8 +128,8 @@ class Contender:
         )
 
 
-def _words(words: str, named: str) -> str:
-    """Without the name, which is said anyway."""
+def without_name(words: str, named: str) -> str:
+    """A policy in words, without the name before them, which is said anyway."""
     return words.removeprefix(f"{named}:").strip() if words != named else ""
 
 

@@ -14,7 +14,7 @@ from augft.augment.policy import Policy
 from augft.errors import PolicyError
 from augft.report import text
 from augft.report.comparison import CellView, per_cent, reports_below
-from augft.report.contenders import Comparison, Versus, relative_link
+from augft.report.contenders import Comparison, Versus, relative_link, without_name
 from augft.report.document import document
 from augft.report.forest import forest_plot
 from augft.report.lenient import items, mapping, mappings, name, number, read_mapping
@@ -74,7 +74,7 @@ def search_page(search: dict[str, Any], reports: set[str] | frozenset[str] = fro
         duels=duels,
         duels_plot=forest_plot(_duels_title(duels, race), duels, "the baseline", of="baseline"),
         race=race,
-        race_view=CellView(race.cells[0], race, "race") if race.cells else None,
+        race_view=CellView(race.cells[0], race, "race", "reference") if race.cells else None,
         confidence=per_cent(race.confidence),
         trials=trials,
         charts=[chart for chart in charts if chart],
@@ -111,7 +111,7 @@ class Found:
         return cls(
             trial=name(raw.get("trial")),
             name=name(raw.get("name"), "found"),
-            words=name(raw.get("words")),
+            words=without_name(name(raw.get("words")), name(mapping(raw.get("policy")).get("name"))),
             policy=policy,
             link=relative_link(file) if file else None,
             file=file,

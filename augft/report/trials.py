@@ -9,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from augft.report import text
-from augft.report.lenient import items, mappings, name, number
+from augft.report.contenders import without_name
+from augft.report.lenient import items, mapping, mappings, name, number
 from augft.report.svg import (
     BOTTOM,
     HEIGHT,
@@ -50,6 +51,8 @@ class Trial:
     """Epoch and val top1."""
     val_top1: float | None
     train_s: float | None
+    error: str
+    """Why it failed."""
     is_found: bool
 
     @classmethod
@@ -60,11 +63,12 @@ class Trial:
             id=identity,
             baseline=name(raw.get("name")),
             status=name(raw.get("status"), text.NOTHING),
-            words=name(raw.get("words")),
+            words=without_name(name(raw.get("words")), name(mapping(raw.get("policy")).get("name"))),
             overrides=[name(one) for one in items(raw.get("overrides"))],
             history=[(epoch, top1) for epoch, top1 in history if epoch is not None and top1 is not None],
             val_top1=number(raw.get("val_top1")),
             train_s=number(raw.get("train_s")),
+            error=name(raw.get("error")),
             is_found=identity == found,
         )
 

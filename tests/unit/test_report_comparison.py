@@ -214,6 +214,14 @@ def test_judged_on_validation_is_said() -> None:
     page = Page(comparison_page(single() | {"judged_on": "val"}))
     assert "There was no test split" in page.text
     assert "test top1" not in page.text
+    assert "each seed has validation pictures of its own" in page.text
+
+
+def test_one_comparison_needs_no_widening() -> None:
+    page = Page(comparison_page(single() | {"num_comparisons": 1}))
+    assert "One comparison is made, so its 95 % interval needs no widening." in page.text
+    assert "comparisons together" not in page.text
+    assert "hold for all 4 comparisons together" in Page(comparison_page(single())).text
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -368,7 +376,7 @@ def test_a_search_shows_its_trials_and_what_it_found(tmp_path: Path, algorithm: 
     for trial in search["trials"]:
         row = page.row("All trials", trial["id"])
         assert row[1] == text.percent(trial["val_top1"])
-        assert row[2] == trial["status"]
+        assert row[2] == " ".join(filter(None, (trial["status"], trial["error"])))
         assert row[3] == str(len(trial["history"]))
     for duel in search["duels"]:
         row = page.row("The found policy against each baseline", duel["against"])
