@@ -178,7 +178,7 @@ class Trials:
                 look(self._progress(busy))
                 if self.stop_is_asked():
                     self._stop([seat for seat in seats if seat.task])
-                    raise Stopped("stopped, and saved")
+                    raise Stopped("stopped, and what ran has saved; go on with --resume")
         finally:
             for seat in seats:
                 with suppress(ray.exceptions.RayError):
