@@ -9,7 +9,7 @@ digits that are not; each should be told as "worse". A comparison has five seeds
 first two and three alone. "one run": what the first seed would claim by McNemar's exact test, which knows of no other
 seed. "a class": any of the ten classes is told, by intervals that hold together.
 
-A run takes half a second of a core: a small ResNet that learns twenty 8x8 digits a class from scratch. Finished runs
+A run takes about half a second of a core: a small ResNet that learns twenty 8x8 digits a class from scratch. Finished runs
 are kept in the file, so the command can be stopped and started.
 """
 
@@ -48,7 +48,7 @@ name: calibration
 data: {source: digits, image_size: 8, val_fraction: 0.0, labels_per_class: 20}
 model: {name: resnet20, weights: none}
 train:
-  epochs: 6
+  epochs: 8
   global_batch_size: 50
   precision: fp32
   schedule: {warmup_steps: 5}
