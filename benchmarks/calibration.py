@@ -9,8 +9,8 @@ digits that are not; each should be told as "worse". A comparison has five seeds
 first two and three alone. "one run": what the first seed would claim by McNemar's exact test, which knows of no other
 seed. "a class": any of the ten classes is told, by intervals that hold together.
 
-A run takes about half a second of a core: a small ResNet that learns twenty 8x8 digits a class from scratch. Finished runs
-are kept in the file, so the command can be stopped and started.
+A run takes less than a second of a core: a small ResNet that learns twenty 8x8 digits a class from scratch. Finished
+runs are kept in the file, so the command can be stopped and started.
 """
 
 from __future__ import annotations
