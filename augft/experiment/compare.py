@@ -27,7 +27,7 @@ from augft.experiment.judge import judge
 from augft.experiment.standings import Standings
 from augft.experiment.trial import Task, Trials, room_for
 from augft.prepare import prepare, prepare_packed
-from augft.report.comparison import write_comparison_report
+from augft.report.comparison import COMPARISON, write_comparison_report
 from augft.run import Run, check_startable, is_done, write_summary
 from augft.storage import Storage, extend_uri
 from augft.train.launch import check_model, run_uri
@@ -36,7 +36,7 @@ from augft.train.placement import local_trials_cpus
 from augft.train.session import ray_session
 from augft.train.trackers import check_trackers
 
-CONFIG, RESULT = "compare.yaml", "comparison.json"
+CONFIG = "compare.yaml"
 
 _FREE_TO_CHANGE = ("run", "scale", "name", "search", "compare")
 """More seeds, contenders and points of the axes may come later: what is done stays."""
@@ -83,8 +83,7 @@ def compare(
         check_folder(uri, job, CONFIG, resume=resume, free_to_change=_FREE_TO_CHANGE)
         packed_root = None if address is None else extend_uri(job.run.storage_path, "/.packed")
         dataset = prepare(planned[0].job, shown, packed_root).dataset
-        for trial in planned:
-            _check(trial, dataset)
+        _check([trial for trial in planned if trial.seed == job.seed], dataset)
         Storage(uri).write(CONFIG, job.to_yaml().encode())
         if address is None:
             shown.say("starting Ray on this machine")
@@ -167,7 +166,7 @@ def compare_contenders(
             raise RunError(f"{folder}: {len(failed)} of {len(tasks)} runs failed ({failed[0]}); go on with --resume")
     judged = judge(job, tasks, dataset, baseline=baseline, folder=folder)
     storage = Storage(folder)
-    storage.write(RESULT, (json.dumps(judged, indent=1) + "\n").encode())
+    storage.write(COMPARISON, (json.dumps(judged, indent=1) + "\n").encode())
     write_summary(storage, _summary(judged))
     page = write_comparison_report(folder)
     standings.show(judged)
@@ -175,16 +174,24 @@ def compare_contenders(
     return judged
 
 
-def _check(trial: Trial, dataset: PackedDataset) -> None:
-    """What would fail in a run fails here, before any begins; one seed of each contender is enough."""
-    if trial.seed == trial.job.seed and trial.contender:
+def _check(planned: Sequence[Trial], dataset: PackedDataset) -> None:
+    """What would fail in a run fails here, before any begins.
+
+    Args:
+        planned: the trials of one seed; those of others differ in nothing that could be wrong.
+        dataset: what they would be run on.
+    """
+    by_model = {}
+    for trial in planned:
         prepared = prepare_packed(trial.job, dataset.path)
         if not dataset.has("test") and len(prepared.samples.val_ids) == 0:
             raise ConfigError(
                 f"{dataset.path}: no picture is left to judge by: set data.val_fraction above 0, or give a source with "
                 "a test split"
             )
-        check_model(trial.job, prepared)
+        by_model[trial.job.model] = trial.job, prepared
+    for job, prepared in by_model.values():  # to build one, and read its weights, takes long
+        check_model(job, prepared)
 
 
 def _summary(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from augft.experiment.statistics import compare_means, compare_runs, rank_correl
 from augft.run import EVALUATION, POLICY
 from augft.storage import Storage
 
-SEARCH = "search.json"
 VERSION = 1
 
 FOUND = "found"

@@ -32,13 +32,13 @@ from augft.experiment.compare import compare_contenders
 from augft.experiment.folder import check_folder, stop_signals
 from augft.experiment.halving import Halving, rungs
 from augft.experiment.ledger import Ledger, Trial
-from augft.experiment.outcome import FOUND, SEARCH, duels, outcome, summary
+from augft.experiment.outcome import FOUND, duels, outcome, summary
 from augft.experiment.population import Population
 from augft.experiment.propose import ByChance, ByOptuna, Proposer
 from augft.experiment.space import Space
 from augft.experiment.trial import Room, Task, Trials, room_for
 from augft.prepare import Prepared, prepare
-from augft.report.search import write_search_report
+from augft.report.search import SEARCH, write_search_report
 from augft.run import POLICY, write_summary
 from augft.storage import Storage, extend_uri
 from augft.train.launch import check_model, run_uri

@@ -29,6 +29,7 @@ from augft.train.describe import describe_run
 from augft.train.incidents import Incidents
 from augft.train.lease import Lease
 from augft.train.loop import Assignment, Order, run_steps
+from augft.train.placement import local_cpus
 from augft.train.ranks import Ranks
 from augft.train.trackers import follow
 from augft.train.visibility import resolved_weights
@@ -83,7 +84,7 @@ def run_alone(
             storage,
             job,
             prepared,
-            hardware={"CPU": torch.get_num_threads(), "GPU": torch.cuda.device_count()},
+            hardware={"CPU": local_cpus(), "GPU": torch.cuda.device_count()},
             placement={"device": str(device), "threads": threads, "augment": "in the trainer's process"},
         )
         assignment = Assignment(
