@@ -4,7 +4,8 @@
     data/                   pictures → packed Parquet → the plan → the batches of a rank
     augment/                keyed draws, ops, policies, the kernel that makes the pixels, mixing
     model/                  networks, weights, stages
-    train/                  learner, loop, checkpoints; launch.py starts it on Ray
+    train/                  learner, loop, checkpoints; launch.py starts it on Ray, solo.py in one process
+    experiment/             many runs: policies compared, policies searched
     evaluate, report/       exact metrics; one page that shows a run
     prepare, run, storage   a job on its data; a run directory; its files
     cli                     the commands
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from augft.augment.policy import Policy
     from augft.config import Job, load_job
     from augft.errors import AugftError
+    from augft.experiment.compare import compare
+    from augft.experiment.tune import tune
     from augft.run import Run, open_run
     from augft.train.launch import train
 
 __version__ = "0.1.0"
 
-__all__ = ["AugftError", "Job", "Policy", "Run", "augment_batch", "load_job", "open_run", "train"]
+__all__ = ["AugftError", "Job", "Policy", "Run", "augment_batch", "compare", "load_job", "open_run", "train", "tune"]
 
 _HOMES = {
     "AugftError": "augft.errors",
@@ -35,9 +38,11 @@ _HOMES = {
     "Policy": "augft.augment.policy",
     "Run": "augft.run",
     "augment_batch": "augft.augment.apply",
+    "compare": "augft.experiment.compare",
     "load_job": "augft.config",
     "open_run": "augft.run",
     "train": "augft.train.launch",
+    "tune": "augft.experiment.tune",
 }
 
 

@@ -316,7 +316,7 @@ class SearchConfig(Section):
     reduction: Annotated[float, Field(gt=1.0)] = 3.0
     """asha: of the trials that reach a rung, one in so many goes on."""
     interval_epochs: PositiveInt = 2
-    """pbt: after each so many epochs the worst quarter takes over weights and policies of the best, and changes them."""
+    """pbt: after so many epochs each, the worst quarter takes over weights and policy of the best, and changes it."""
     base: str = "standard"
     """A policy whose ops stand before those that are found, with its sampling and fill; `none` for none."""
     ops: Annotated[list[str], Field(min_length=1)] = [

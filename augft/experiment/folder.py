@@ -45,12 +45,6 @@ def check_folder(uri: str, job: Job, config: str, *, resume: bool, free_to_chang
             raise RunDirectoryError(f"{uri}: what is there has another {found}; go on with its own {config}")
 
 
-def begin(uri: str, job: Job, config: str, *, resume: bool, free_to_change: tuple[str, ...]) -> None:
-    """`check_folder`, and write the job there; errors as it."""
-    check_folder(uri, job, config, resume=resume, free_to_change=free_to_change)
-    Storage(uri).write(config, job.to_yaml().encode())
-
-
 @contextmanager
 def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Within the block the first SIGINT or SIGTERM is noted, and the second interrupts.

@@ -239,7 +239,7 @@ def _points(versus: Mapping[str, Any]) -> str:
     text = f"{100 * versus['difference']:+.1f} points"
     if versus["low"] is not None:
         text += f", {100 * versus['low']:+.1f} to {100 * versus['high']:+.1f}"
-    return text
+    return text.replace("-", "−")
 
 
 def _list(words: list[str]) -> str:

@@ -117,17 +117,19 @@ def duels(job: Job, race: Mapping[str, Any], folder: str) -> list[dict[str, Any]
     [cell] = race["cells"]
     runs = {policy["name"]: policy["runs"] for policy in cell["policies"]}
     against = [name for name in runs if name != FOUND]
-    judged = {"num_comparisons": len(against), "confidence": job.compare.confidence}
+    confidence = job.compare.confidence
     fought = []
     for name in against:
         if race["judged_on"] == "test":
             ours, theirs = (
                 np.array([_correct(f"{folder}/{run['uri']}") for run in runs[each]]) for each in (FOUND, name)
             )
-            found = compare_runs(ours, theirs, **judged)
+            found = compare_runs(ours, theirs, num_comparisons=len(against), confidence=confidence)
         else:  # each seed has other validation pictures
-            found = compare_means(*([run["top1"] for run in runs[each]] for each in (FOUND, name)), **judged)
-        fought.append({"against": name, **found.to_dict(), "text": found.text("The found policy", name)})
+            mine, other = ([run["top1"] for run in runs[each]] for each in (FOUND, name))
+            found = compare_means(mine, other, num_comparisons=len(against), confidence=confidence)
+        text = found.text("the found policy", name)
+        fought.append({"against": name, **found.to_dict(), "text": text[0].upper() + text[1:]})
     return fought
 
 
@@ -186,8 +188,8 @@ def _text(
 ) -> str:
     num_baselines = sum(trial.name is not None for trial in ledger.trials)
     sentences = [
-        f"The search tried {len(ledger.trials) - num_baselines} policies beside {_count(num_baselines, 'baseline')}, each for up "
-        f"to {small.train.epochs} epochs, and chose by validation."
+        f"The search tried {len(ledger.trials) - num_baselines} policies beside {_count(num_baselines, 'baseline')}, "
+        f"each for up to {small.train.epochs} epochs, and chose by validation."
     ]
     level = [
         trial.name for trial in ledger.trials if trial.name and (trial.val_top1 or 0.0) >= (chosen.val_top1 or 0.0)

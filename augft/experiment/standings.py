@@ -156,7 +156,8 @@ def _result(policy: Mapping[str, Any]) -> tuple[str, ...]:
     difference = f"{100 * versus['difference']:+.2f}"
     if versus["low"] is not None:
         difference += f" ({100 * versus['low']:+.2f} to {100 * versus['high']:+.2f})"
-    further = f", {versus['further_seeds']} more seeds" if versus["further_seeds"] else ""
+    seeds = versus["further_seeds"]
+    further = f", {seeds} more seed{'s' if seeds > 1 else ''}" if seeds else ""
     return (
         policy["name"],
         f"{policy['top1']:.2%}",

@@ -32,6 +32,8 @@ from augft.train.placement import TRIAL_CPUS, cluster_placement
 from augft.train.solo import run_alone
 
 POLL_S = 0.5
+_TO_COME = 8
+"""Trials at a time where an autoscaler has not started a node yet, and nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def room_for(job: Job, *, gpus_per_trial: Auto | float = "auto", concurrent: int
     fitting = [node for node in nodes if node.matches(job.scale.worker_label_selector)]
     by_cpus = sum(int(node.cpus // cpus) for node in fitting)
     seats = min(by_cpus, int(total_gpus / gpus + 1e-9)) if gpus else by_cpus
+    if seats < 1 and is_autoscaled(nodes):
+        seats = concurrent or _TO_COME  # each asks for its CPUs, and nodes come
     if seats < 1:
         raise ResourceError(
             f"a trial takes {cpus:g} CPUs and {gpus:g} GPUs, which no node has: lower scale.cpus_per_worker or "
@@ -174,7 +178,7 @@ class Trials:
                 look(self._progress(busy))
                 if self.stop_is_asked():
                     self._stop([seat for seat in seats if seat.task])
-                    raise Stopped("stopped, and saved")
+                    raise Stopped("stopped, and what ran has saved; go on with --resume")
         finally:
             for seat in seats:
                 with suppress(ray.exceptions.RayError):

@@ -29,7 +29,7 @@ from augft.errors import ConfigError, RunError, Stopped
 from augft.experiment.bench import Bench, Work
 from augft.experiment.budget import baselines_of, check_budget, trial_job
 from augft.experiment.compare import compare_contenders
-from augft.experiment.folder import begin, stop_signals
+from augft.experiment.folder import check_folder, stop_signals
 from augft.experiment.halving import Halving, rungs
 from augft.experiment.ledger import Ledger, Trial
 from augft.experiment.outcome import FOUND, SEARCH, duels, outcome, summary
@@ -92,12 +92,13 @@ def tune(
             stack.enter_context(ray_session(address, num_cpus=0, verbose=verbose))
         stack.enter_context(Lease(Storage(uri), shown.say))
         more = () if job.search.algorithm == "pbt" else ("search.trials",)
-        begin(uri, job, CONFIG, resume=resume, free_to_change=(*_FREE_TO_CHANGE, *more))
+        check_folder(uri, job, CONFIG, resume=resume, free_to_change=(*_FREE_TO_CHANGE, *more))
         packed_root = None if address is None else extend_uri(job.run.storage_path, "/.packed")
         prepared = prepare(small, shown, packed_root)
         if len(prepared.samples.val_ids) == 0:
             raise ConfigError("a search chooses by validation, and the task has none: set data.val_fraction above 0")
         check_model(small, prepared)
+        Storage(uri).write(CONFIG, job.to_yaml().encode())
         if address is None:
             shown.say("starting Ray on this machine")
             stack.enter_context(ray_session(None, num_cpus=local_trials_cpus(job.scale), verbose=verbose))

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from augft.cli import app
 from augft.config import Job, load_job_text
 from augft.errors import InputError, RunDirectoryError, RunError
 from augft.evaluate import correct_from_dict
@@ -115,6 +117,16 @@ def test_the_folder_explains_itself(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["cells"][0]["verdicts"]) == {"digits", "flips", "again"}
     assert not list(folder.glob("runs/*/checkpoints"))
+
+
+def test_a_single_run_has_its_page_when_asked_for(folder: Path) -> None:
+    run = folder / "runs" / "digits-seed-0"
+    assert not (run / "report.html").exists()
+    told = CliRunner().invoke(app, ["report", str(run)])
+    assert told.stdout.strip() == str(run / "report.html")
+    assert "<html" in (run / "report.html").read_text()[:200]
+    told = CliRunner().invoke(app, ["report", str(folder), "--baseline", str(run)])
+    assert "a comparison or a search has its own" in str(told.exception)
 
 
 def test_nothing_is_run_twice_and_more_seeds_may_come(folder: Path, comparison: dict[str, Any], tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_driver_killed_in_mid_epoch_is_gone_on_with(undisturbed: Run, tmp_path
 
 def test_a_killed_worker_and_a_killed_actor_are_replaced(undisturbed: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "faults"
-    command = [sys.executable, "-c", _KILL_AT_STEP_10.format(run_dir=run_dir)]
+    command = [sys.executable, "-c", _KILL_AT_STEP_10.format(run_dir=run_dir, ray=os.getpid())]
     with subprocess.Popen(command) as killer:
         run = train(_job(), run_dir=str(run_dir))
         assert killer.wait(timeout=10) == 0, "nothing was killed"
@@ -209,8 +209,11 @@ while not pathlib.Path("{run_dir}/checkpoints/step-00000010/checkpoint.json").ex
     assert time.monotonic() - begin < 240
     time.sleep(0.01)
 killed = 0
-for process in psutil.process_iter(["cmdline"]):
-    title = " ".join(process.info["cmdline"] or [])
+for process in psutil.Process({ray}).children(recursive=True):
+    try:
+        title = " ".join(process.cmdline())
+    except psutil.Error:
+        continue
     if title.startswith(("ray::RayTrainWorker", "ray::MapWorker", "ray::_MapWorker")):
         process.send_signal(signal.SIGKILL)
         killed += 1

@@ -34,7 +34,7 @@ scale: {use_gpu: false}
 run: {trackers: []}
 search:
   base: none
-  ops: [rotate, translate, cutout, equalize, brightness]
+  ops: [rotate, translate, cutout, contrast, brightness]
   baselines: [none, digits]
   trials: 5
   labels_per_class: 10
@@ -239,6 +239,9 @@ def test_what_a_population_found_trains_to_the_same_weights_from_the_start(tmp_p
     assert [trial["status"] for trial in found["trials"]] == ["finished"] * 4
     changed = [trial for trial in found["trials"] if trial["policy"].get("phases")]
     assert changed, "nobody took over from anybody"
+    assert len({made(tmp_path / "s/trials" / trial["id"])[0] for trial in found["trials"]}) == 4, (
+        "a change had no effect"
+    )
     assert sum(part["to_epoch"] - part["from_epoch"] for part in found["lineage"]) == 4
     assert found["lineage"][-1]["trial"] == found["chosen"]["trial"]
     assert found["schedule"][0]["from_epoch"] == 0
