@@ -63,6 +63,9 @@ def pack(
     val_fraction: Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of train to set apart as val.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of val.")] = 0,
     on_bad: Annotated[str, typer.Option(help="fail, or skip: what to do with a picture that cannot be read.")] = "fail",
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Store train in a shuffled order, for data.shuffle=windowed.")
+    ] = False,
 ) -> None:
     """Turn pictures into a packed data set: Parquet shards and a manifest.
 
@@ -83,6 +86,7 @@ def pack(
             val_fraction=val_fraction,
             seed=seed,
             on_bad="skip" if on_bad == "skip" else "fail",
+            shuffled=shuffle,
             progress=lambda done, total: display.count("packing", done, total),
         )
         manifest = open_packed(path).manifest
@@ -233,6 +237,124 @@ def report(
     if writers and baseline is not None:
         raise ConfigError(f"--baseline {baseline}: a comparison or a search has its own")
     typer.echo(writers[0](folder) if writers else write_report(folder, baseline))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .safetensors, .onnx or .pt2.")],
+    format: Annotated[
+        str, typer.Option(help="safetensors, onnx, or torch: a program of torch.export.")
+    ] = "safetensors",
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+) -> None:
+    """Write a run's model for others to load, with a card that says what it is.
+
+    ONNX models and PyTorch programs have the preprocessing inside: bytes of pictures in, logits and probabilities out.
+    Each is run and held against the model before it is written.
+
+    Example: `augft export runs/photos --format onnx --out photos.onnx`
+    """
+    from augft.export.write import export as write_files
+
+    for path in write_files(run, format, out, force=force):
+        typer.echo(path)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A finished run.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Other pictures: folders, an archive, Parquet, packed.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the pictures; else test, or what there is.")] = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also under 15 corruptions at 5 severities.")
+    ] = False,
+    sweeps: Annotated[bool, typer.Option("--sweeps", help="Also turned and shifted, step by step.")] = False,
+    tta: Annotated[
+        str | None, typer.Option(metavar="POLICY", help="Also averaged over copies that a policy makes.")
+    ] = None,
+    tta_copies: Annotated[int, typer.Option(min=1, max=1024, help="With --tta: how many copies.")] = 8,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Save the fitted temperature: probabilities then are divided by it.")
+    ] = False,
+    against: Annotated[str | None, typer.Option(metavar="RUN", help="Another run, on the same pictures.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray actors; else threads of this process.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The JSON file to write, its page beside it; else in the run's evaluation/.")
+    ] = None,
+) -> None:
+    """Examine a run's model: exact metrics, per class, calibration with a temperature, robustness; two runs compared.
+
+    All counts are the same at any number of workers. Writes evaluation/NAME.json and evaluation/NAME.html.
+
+    Example: `augft evaluate runs/quickstart --corruptions --sweeps`
+    """
+    from rich.console import Console
+
+    from augft.assess.assess import Wanted, assess
+    from augft.display import Display
+    from augft.report.assessment import tables
+
+    with Display() as display:
+        found, written = assess(
+            run,
+            source=data,
+            split=split,
+            wanted=Wanted(corruptions, sweeps, tta, tta_copies, temperature, against),
+            num_workers=workers,
+            address=address,
+            out=out,
+            display=display,
+        )
+    console = Console()
+    for part in tables(found):
+        console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
+    typer.echo(written)
+
+
+@app.command()
+def serve(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for other machines too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 8000,
+    replicas: Annotated[str, typer.Option(metavar="N|auto", help="Processes with the model; auto: as needed.")] = "1",
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Pictures that go through the model together.")] = 32,
+    batch_wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="For how long a batch waits for more.")] = 5.0,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a picture file.")] = 16 * 2**20,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture, by its header.")] = 32 * 2**20,
+    token_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable with the token that clients must give.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+) -> None:
+    """Serve a run's model over HTTP, on Ray Serve, until Ctrl-C; with a page to try it on.
+
+    `POST /predict` takes a picture, as the body or as a file of a form, and gives classes with probabilities; `POST
+    /augment` gives what the run's policy makes of it. `/healthz`, `/readyz` and `/metrics` are for machines.
+
+    Example: `augft serve runs/photos --port 8000 --replicas 2`
+    """
+    from augft.errors import ConfigError
+
+    if replicas != "auto" and not (replicas.isdecimal() and int(replicas) > 0):
+        raise ConfigError(f"--replicas {replicas}: give a number from 1 on, or auto")
+    from augft.serve.start import serve as serve_run
+
+    serve_run(
+        run,
+        host=host,
+        port=port,
+        replicas=None if replicas == "auto" else int(replicas),
+        max_batch=max_batch,
+        batch_wait_s=batch_wait_ms / 1000,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        token_env=token_env,
+        address=address,
+    )
 
 
 @app.command()

@@ -58,6 +58,15 @@ class DataConfig(Section):
     """Few-shot regime: how many training pictures of each class are kept; null for all."""
     on_bad: Literal["fail", "skip"] = "fail"
     """What to do with a picture that cannot be read: stop, or leave it out and list it in the manifest."""
+    shuffle: Literal["full", "windowed"] = "full"
+    """`full`: an epoch's order is one shuffle of all pictures, which a node lays down on its disk; `windowed`: shards
+    are shuffled, and pictures within windows of shards, for sets that do not fit there: docs/scale.md. Pictures that
+    are packed for such a run are packed in shuffled order."""
+    window_shards: Auto | PositiveInt = "auto"
+    """Shards of a window; `auto`: as many as decode to 1 GiB, at least 2. A node holds two windows a lane."""
+    lanes: Annotated[int, Field(ge=1, le=65536)] = 1
+    """Parts of a step that draw from windows of their own: more mix better, and with as many as there are workers, or
+    a multiple, each reads its own shards alone."""
 
 
 class AugmentConfig(Section):

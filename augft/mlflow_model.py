@@ -38,6 +38,7 @@ class PictureModel:
         self._preprocess = Preprocess(
             meta.mean or IMAGENET_MEAN, meta.std or IMAGENET_STD, meta.input_size, self._device
         )
+        self._temperature = meta.temperature or 1.0
         self.classes = meta.classes
         """Names of the columns of `predict`."""
 
@@ -48,9 +49,13 @@ class PictureModel:
         """uint8 (N, H, W, 3), RGB, of any size → probabilities float32 (N, num_classes); rows sum to 1."""
         images = np.asarray(images_NHWC, np.uint8)
         batches = [images[i : i + _MAX_BATCH] for i in range(0, max(len(images), 1), _MAX_BATCH)]
-        rows = [self._module(self._preprocess(batch)).float().softmax(1).cpu().numpy() for batch in batches]
+        rows = [self._probabilities(batch).cpu().numpy() for batch in batches]
         probabilities: npt.NDArray[np.float32] = np.concatenate(rows)
         return probabilities
+
+    def _probabilities(self, images_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
+        logits: torch.Tensor = self._module(self._preprocess(images_NHWC)).float()
+        return (logits / self._temperature).softmax(1)
 
 
 def _load_pyfunc(data_path: str) -> PictureModel:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from augft.augment.policy import Policy
 from augft.config import Job
 from augft.data.pack import pack
-from augft.data.packed import PackedDataset, is_packed, open_packed
-from augft.data.plan import Plan
+from augft.data.packed import PackedDataset, PackedSplit, is_packed, open_packed
+from augft.data.plan import IntArray, Plan
 from augft.data.subset import Subset, subset
+from augft.data.windows import Windows
 from augft.display import Display
 from augft.errors import ConfigError
+
+WINDOW_BYTES = 2**30
+"""Decoded pictures of a window where the job does not say."""
+_WINDOWS_LOOKED_AT = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ def prepare(job: Job, display: Display, packed_root: str | None = None) -> Prepa
         root=packed_root,
         image_size=None if is_packed(job.data.source) else job.data.image_size,
         on_bad=job.data.on_bad,
+        shuffled=job.data.shuffle == "windowed",
         progress=lambda done, total: display.count("packing", done, total),
     )
     # Workers have other working directories.
@@ -61,7 +71,7 @@ def prepare_packed(job: Job, packed: str | Path) -> Prepared:
     """
     dataset = open_packed(packed)
     samples = subset(dataset, job.data, job.seed)
-    return Prepared(_policy(job), dataset, samples, make_plan(job, len(samples.train_ids)))
+    return Prepared(_policy(job), dataset, samples, plan_of(job, dataset, samples))
 
 
 def _policy(job: Job) -> Policy:
@@ -78,8 +88,18 @@ def _policy(job: Job) -> Policy:
     return policy
 
 
-def make_plan(job: Job, num_samples: int) -> Plan:
-    """The plan of a job on N samples."""
+def plan_of(job: Job, dataset: PackedDataset, samples: Subset) -> Plan:
+    """The plan of a job on these samples of a data set."""
+    windows = None
+    if job.data.shuffle == "windowed":
+        windows = Windows(
+            _ends(dataset.split("train"), samples.train_ids), _window_shards(job, dataset), job.data.lanes
+        )
+    return make_plan(job, len(samples.train_ids), windows)
+
+
+def make_plan(job: Job, num_samples: int, windows: Windows | None = None) -> Plan:
+    """The plan of a job on N samples, and the shards that they lie in."""
     return Plan(
         num_samples,
         seed=job.seed,
@@ -89,4 +109,42 @@ def make_plan(job: Job, num_samples: int) -> Plan:
         copies=job.augment.copies,
         keep_original=job.augment.keep_original,
         draws=job.augment.draws,
+        windows=windows,
     )
+
+
+def mixing_advice(plan: Plan, labels: npt.NDArray[np.int32]) -> str | None:
+    """What to do where windows hold few classes, as those of a set that lies in the order of class folders do.
+
+    Args:
+        plan: of the run.
+        labels: int32 (N,), of its samples.
+    """
+    if plan.windows is None:
+        return None
+    order, num_classes = plan.windows.order(plan.seed, 0), len(np.unique(labels))
+    found, by_chance = 0.0, 0.0
+    for window in range(min(plan.windows.num_windows, _WINDOWS_LOOKED_AT)):
+        first, end = order.bounds(window)
+        found += len(np.unique(labels[order.samples(np.arange(first, end))]))
+        by_chance += num_classes * (1 - (1 - 1 / num_classes) ** (end - first))
+    if found > by_chance / 2:
+        return None
+    return (
+        f"a window of {plan.windows.window_shards} shards holds {found / (window + 1):.0f} of {num_classes} classes: "
+        "batches will be of few classes; pack the pictures anew with --shuffle"
+    )
+
+
+def _ends(split: PackedSplit, sample_ids: IntArray) -> IntArray:
+    """How many of some ascending sample ids lie in each shard and those before it."""
+    return np.append(np.searchsorted(sample_ids, split.first_ids[1:]), len(sample_ids))
+
+
+def _window_shards(job: Job, dataset: PackedDataset) -> int:
+    """As the job says. `auto` is of the data set alone: the order must not depend on the machine."""
+    if job.data.window_shards != "auto":
+        return job.data.window_shards
+    split = dataset.split("train")
+    shard_bytes = split.num_rows * math.prod(split.image_shape) / len(split.first_ids)
+    return max(2, round(WINDOW_BYTES / shard_bytes))

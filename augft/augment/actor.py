@@ -42,7 +42,7 @@ class Augmenter:
 
     @cached_property
     def _split(self) -> PackedSplit:
-        return open_packed(self._packed).split(self._split_name)
+        return open_packed(self._packed, in_windows=self._plan.windows is not None).split(self._split_name)
 
     def __call__(self, batch: dict[str, IntArray]) -> pa.Table:
         """`columns` of `batch["position"]` as a table; the pictures as a fixed-shape tensor column.
@@ -65,6 +65,7 @@ class Augmenter:
             c + 1 for copy c.
         """
         real = np.flatnonzero(positions != PADDING)
+        self._expect(positions[real])
         items = self._plan.items(positions[real])
         sample_ids = self._sample_ids[items.sample]
         labels = self._split.labels[sample_ids]
@@ -98,6 +99,12 @@ class Augmenter:
         if len(real) == len(positions):
             return columns
         return {name: _pad(column, real, len(positions)) for name, column in columns.items()}
+
+    def _expect(self, positions: IntArray) -> None:
+        """Have the shards of these positions loaded, and of those a window on."""
+        if self._plan.windows is not None:
+            now, soon = (self._sample_ids[self._plan.shards(positions, later=later)] for later in (False, True))
+            self._split.expect(now, soon)
 
 
 def _identity(

@@ -9,6 +9,7 @@ written, each process holds the array in its own memory, which costs memory and 
 from __future__ import annotations
 
 import fcntl
+import io
 import logging
 import os
 import shutil
@@ -64,17 +65,27 @@ def _map(target: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array | 
         with target.open("rb") as file:
             with suppress(OSError):  # where there are no locks, or an empty place is being made of it
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as long as the map lives: it keeps a descriptor
-            if np.lib.format.read_magic(file) != (1, 0):
+            expected = _header(shape, dtype)
+            if file.read(len(expected)) != expected:
                 return None
-            found_shape, fortran, found_dtype = np.lib.format.read_array_header_1_0(file)
-            if found_shape != shape or fortran or found_dtype != np.dtype(dtype):
-                return None
-            mapped = np.memmap(file, found_dtype, "r", file.tell(), shape)
+            mapped = np.memmap(file, dtype, "r", len(expected), shape)
             with suppress(OSError):  # not our file
                 os.utime(target)
     except (OSError, ValueError):
         return None
     return np.asarray(mapped)  # a plain view: indexing numpy's memmap class is slower
+
+
+def _header(shape: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:
+    """How a `.npy` file of such an array begins.
+
+    To compare needs no parser: NumPy reads a header by Python's, which fails in threads (`ast.parse` of Python 3.11,
+    "AST constructor recursion depth mismatch").
+    """
+    written = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(written, described)
+    return written.getvalue()
 
 
 def _store(target: Path, array: Array) -> bool:
@@ -113,10 +124,21 @@ def _make_room(folder: Path, num_bytes: int) -> bool:
 
 
 def _max_bytes(folder: Path, used: int) -> int:
+    if (limit := env_max_bytes()) is not None:
+        return limit
+    disk = shutil.disk_usage(folder)
+    return used + disk.free - min(disk.total // _FREE_SHARE, _MOST_FREE_BYTES)
+
+
+def env_max_bytes() -> int | None:
+    """`$AUGFT_CACHE_MAX_BYTES`; None where it is not set.
+
+    Raises:
+        ConfigError: it is no number.
+    """
     text = os.environ.get(MAX_BYTES)
     if not text:
-        disk = shutil.disk_usage(folder)
-        return used + disk.free - min(disk.total // _FREE_SHARE, _MOST_FREE_BYTES)
+        return None
     if not text.isdecimal():
         raise ConfigError(f"{MAX_BYTES}={text}: give a whole number of bytes")
     return int(text)

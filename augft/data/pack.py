@@ -18,10 +18,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from augft.augment.draw import stream_key
 from augft.data.decode import Progress, Scratch, decode, shown
 from augft.data.destination import appearing, is_done, upload
 from augft.data.manifest import FORMAT_VERSION, MANIFEST, Manifest, Rejected, set_digest
 from augft.data.packed import cache_dir, is_packed, open_packed
+from augft.data.permutation import permute
 from augft.data.shards import mean_std, write_split
 from augft.data.sources import Source, open_source, source_digest
 from augft.data.split import carve
@@ -42,6 +44,7 @@ def pack(
     val_fraction: float = 0.0,
     seed: int = 0,
     on_bad: Literal["fail", "skip"] = "fail",
+    shuffled: bool = False,
     progress: Progress | None = None,
     num_threads: int | None = None,
 ) -> Place:
@@ -56,6 +59,8 @@ def pack(
         val_fraction: part of train to write as `val`, stratified; a source with a val of its own keeps that.
         seed: keys the choice of `val`.
         on_bad: whether a picture that cannot be used fails the whole, or is left out and listed as rejected.
+        shuffled: whether the rows of train are in a shuffled order and not in that of the source, where neighbours
+            mostly have one class; for windows of shards, which are shuffled within.
         progress: called with pictures done and their number.
         num_threads: None for one a CPU; the result does not depend on it.
 
@@ -74,7 +79,7 @@ def pack(
         return _already_packed(place(source), out, image_size)
     if not isinstance(place(source), Path):
         raise DataError(f"{source} is no packed data set: pack the pictures from a disk, `augft pack FOLDER {source}`")
-    options = _Options(image_size, val_fraction, seed, on_bad)
+    options = _Options(image_size, val_fraction, seed, on_bad, shuffled)
     recipe = _recipe(source_digest(source), options)
     cached = cache_dir() / "packed" / recipe[:32]
     kept = cached if root is None else extend_uri(str(root), f"/{cached.name}")
@@ -99,6 +104,7 @@ class _Options:
     val_fraction: float
     seed: int
     on_bad: Literal["fail", "skip"]
+    shuffled: bool
 
 
 def _recipe(digest: str, options: _Options) -> str:
@@ -108,6 +114,8 @@ def _recipe(digest: str, options: _Options) -> str:
         **asdict(options),
         "seed": options.seed if options.val_fraction else None,
     }
+    if not options.shuffled:  # nothing new in the recipe of sets that were made before there was a choice
+        del parts["shuffled"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -143,6 +151,10 @@ def _write_set(
                 f"({len(rejected)} bad of {len(opened.records)}): remove it, or use --on-bad skip"
             )
         rows = _rows_of_splits(source, opened, rejected, options.val_fraction, options.seed)
+        if options.shuffled:
+            labels, indices = rows["train"]
+            order = permute(np.arange(len(labels)), len(labels), stream_key(0, "data/pack"))
+            rows["train"] = labels[order], indices[order]
         pixels = scratch.pixels()
         splits = {
             name: write_split(folder, name, labels, pixels, indices) for name, (labels, indices) in sorted(rows.items())

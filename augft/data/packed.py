@@ -4,11 +4,15 @@ A set lies in a folder, or on object storage under a URI. Parquet is what is kep
 random rows. So a shard is decoded once per node, checked against its digest, and laid down as plain pixels under
 `$AUGFT_CACHE/raw/` (`~/.cache/augft/raw/`, bounded: see `node_cache`), where all processes of the node map it into
 memory. Where that is not possible, each process holds its own copy.
+
+A process keeps all shards that it has mapped, or, of a set that is read in windows, those that it works on and those
+that it will want soon (`held`): the node's cache can then let go of the others.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +23,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from augft.data.held import Held
 from augft.data.manifest import MANIFEST, Shard, damaged, read_manifest, rows_digest
-from augft.data.node_cache import shared_array
+from augft.data.node_cache import env_max_bytes, shared_array
 from augft.errors import DataError
 from augft.storage import Storage, place, reason
 
@@ -51,21 +56,26 @@ def is_packed(path: str | Path) -> bool:
     return set_files(path).exists(MANIFEST)
 
 
-def open_packed(path: str | Path) -> PackedDataset:
+def open_packed(path: str | Path, *, in_windows: bool = False) -> PackedDataset:
     """Open a packed data set by its path or URI; reads the manifest and looks at the size of each shard.
+
+    Args:
+        path: of the set.
+        in_windows: hold few of its shards at a time, as `PackedSplit.expect` says.
 
     Raises:
         DataError: there is none, or manifest and shards do not belong together.
         StorageError: its storage fails.
     """
-    return PackedDataset(path)
+    return PackedDataset(path, in_windows)
 
 
 class PackedDataset:
     """A packed data set. Pickles as its path, and is opened anew where it arrives."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, in_windows: bool = False) -> None:
         self.path = place(path)
+        self.in_windows = in_windows
         self.files = set_files(path)
         self.manifest = read_manifest(self.path, self.files)
         sizes = self.files.sizes()
@@ -96,7 +106,7 @@ class PackedDataset:
         return PackedSplit(self, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_packed, (self.path,)
+        return PackedDataset, (self.path, self.in_windows)
 
 
 class PackedSplit:
@@ -108,6 +118,9 @@ class PackedSplit:
         self._shards = dataset.manifest.splits[name].shards
         self._first_ids = np.array([shard.first_id for shard in self._shards], np.int64)
         self._pixels: dict[int, UInt8Array] = {}
+        self._held: Held | None = None
+        if dataset.in_windows:
+            self._held = Held(lambda number: _pixels(dataset, self._shards[number]), self._shard_bytes, env_max_bytes())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedSplit, (self.dataset, self.name)
@@ -128,6 +141,20 @@ class PackedSplit:
         labels.flags.writeable = False
         return labels
 
+    @property
+    def first_ids(self) -> Int64Array:
+        """int64 (S,): the sample id that each shard begins with, ascending."""
+        return self._first_ids
+
+    def expect(self, now: Int64Array, soon: Int64Array) -> None:
+        """Say which samples will be gathered next and which after those: their shards are loaded beforehand.
+
+        Args:
+            now, soon: int64, any sample ids, in the order in which they will be wanted.
+        """
+        if self._held is not None:
+            self._held.expect(self._shards_of(now).tolist(), self._shards_of(soon).tolist())
+
     def gather(self, sample_ids: Int64Array) -> tuple[UInt8Array, Int32Array]:
         """Rows by sample id.
 
@@ -143,7 +170,7 @@ class PackedSplit:
         ids = np.asarray(sample_ids, np.int64)
         if ids.size and not 0 <= (worst := int(ids.min() if ids.min() < 0 else ids.max())) < self.num_rows:
             raise DataError(f"sample id {worst} is not in 0 to {self.num_rows - 1} of '{self.name}'")
-        shard_of = np.searchsorted(self._first_ids, ids, side="right") - 1
+        shard_of = self._shards_of(ids)
         touched = np.unique(shard_of).tolist()
         if len(touched) == 1:
             return self._shard(touched[0]).take(ids - self._first_ids[touched[0]], axis=0), self.labels[ids]
@@ -153,8 +180,17 @@ class PackedSplit:
             images[rows] = self._shard(number)[ids[rows] - self._first_ids[number]]
         return images, self.labels[ids]
 
+    def _shards_of(self, sample_ids: Int64Array) -> Int64Array:
+        shards: Int64Array = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
+        return shards
+
+    def _shard_bytes(self, number: int) -> int:
+        return self._shards[number].num_rows * math.prod(self.image_shape)
+
     def _shard(self, number: int) -> UInt8Array:
         """Pixels of a shard, uint8 (rows, H, W, 3), read-only and mostly memory-mapped."""
+        if self._held is not None:
+            return self._held.get(number)
         if number not in self._pixels:
             self._pixels[number] = _pixels(self.dataset, self._shards[number])
         return self._pixels[number]

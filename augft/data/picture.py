@@ -45,12 +45,21 @@ class BadPictureError(DataError):
     """A picture that cannot be used; the message is the reason, to be put after the picture's name."""
 
 
-def to_pixels(picture: bytes | UInt8Array, image_size: int | None) -> UInt8Array:
+class TooLargeError(BadPictureError):
+    """More bytes or pixels than are allowed."""
+
+
+class NoPictureError(BadPictureError):
+    """Not a picture of a kind that is read."""
+
+
+def to_pixels(picture: bytes | UInt8Array, image_size: int | None, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:
     """Decode a picture and bring it to its stored size.
 
     Args:
         picture: the bytes of a picture file, or uint8 (H, W, 3) as it is.
         image_size: side of the stored square in pixels; None keeps the size.
+        max_pixels: a file whose header says more is not decoded.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -65,25 +74,25 @@ def to_pixels(picture: bytes | UInt8Array, image_size: int | None) -> UInt8Array
     if not picture:
         raise BadPictureError("is empty or cannot be read")
     if len(picture) > MAX_FILE_BYTES:
-        raise BadPictureError(f"is a file larger than {MAX_FILE_BYTES >> 20} MiB")
+        raise TooLargeError(f"is a file larger than {MAX_FILE_BYTES >> 20} MiB")
     try:
-        return np.asarray(_decode(picture, image_size))
+        return np.asarray(_decode(picture, image_size, max_pixels))
     except BadPictureError:
         raise
     except Image.DecompressionBombError:
-        raise BadPictureError(f"has more than {MAX_PIXELS:,} pixels") from None
+        raise TooLargeError(f"has more than {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
-        raise BadPictureError("is not a picture of a known kind") from None
+        raise NoPictureError("is not a picture of a known kind") from None
     except Exception as error:  # whatever a decoder raises over hostile bytes is this picture's fault
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadPictureError(f"cannot be decoded ({reason})") from error
 
 
-def _decode(content: bytes, image_size: int | None) -> Image.Image:
+def _decode(content: bytes, image_size: int | None, max_pixels: int) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise BadPictureError(f"has {width}x{height} pixels, more than {MAX_PIXELS:,}")
+        if width * height > max_pixels:
+            raise TooLargeError(f"has {width}x{height} pixels, more than {max_pixels:,}")
         if image_size is not None:
             # JPEG decodes at 1/2, 1/4 or 1/8 size at a fraction of the cost; the filter does what is left.
             image.draft(None, (2 * image_size, 2 * image_size))

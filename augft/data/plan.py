@@ -10,31 +10,29 @@
 
 What a step holds never depends on the number of ranks, so a run may go on from its cursor with another one.
 
-The order is a keyed permutation that is computed, not stored: a Feistel network over the a × b rectangle around the
-epoch's length (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), walking on where it leaves
-the epoch. Any item of any epoch costs the same few operations and no memory, at ten samples or at a billion.
+The order is a keyed permutation that is computed, not stored (permutation.py). It is of all items of an epoch, or, for
+sets that no node can hold, of the items of windows of shards (windows.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, isqrt
+from math import ceil
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from augft.augment.draw import stream_key
+from augft.data.permutation import permute
+from augft.data.windows import Order, Windows
 from augft.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
-UInt64Array = npt.NDArray[np.uint64]
 BoolArray = npt.NDArray[np.bool_]
 
 PADDING = -1
 """A position that holds no item: fills the shorter shares of ranks so that all are equally long."""
-
-_FEISTEL_ROUNDS = 16
-"""Even; over 100,000 epochs all orders of six items come equally often, by chi-square. With eight they do not."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ class Plan:
         copies: augmented copies of each selected sample in an epoch.
         keep_original: whether each sample itself is an item of each epoch, untouched.
         draws: which of many independent sets of draws augmentation uses; the order does not depend on it.
+        windows: the shards that the samples lie in; None: each epoch is shuffled as a whole.
     """
 
     num_samples: int
@@ -73,6 +72,7 @@ class Plan:
     copies: int = 1
     keep_original: bool = False
     draws: int = 0
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if self.epoch_length == 0:
@@ -80,6 +80,8 @@ class Plan:
                 f"an epoch of {self.num_samples} samples with select {self.select} and {self.copies} copies "
                 "is empty: raise augment.select, or set augment.keep_original: true"
             )
+        if self.windows is not None and self.windows.num_samples != self.num_samples:
+            raise ValueError(f"windows hold {self.windows.num_samples} samples, the plan {self.num_samples}")
 
     @property
     def draw_seed(self) -> int:
@@ -143,57 +145,109 @@ class Plan:
     def items(self, positions: IntArray) -> Items:
         """What stands at `positions`: int64 (M,), each in [0, num_items)."""
         epoch, index = np.divmod(positions, self.epoch_length)
-        copy = np.zeros_like(positions)
-        augmented = np.zeros(positions.shape, np.bool_)
+        copy = np.empty_like(positions)
+        augmented = np.empty(positions.shape, np.bool_)
         sample = np.empty_like(positions)
-        for e in np.unique(epoch):
-            here = epoch == e
-            slot = permute(index[here], self.epoch_length, stream_key(self.seed, f"plan/order/{e}"))
-            is_copy = slot >= self.num_originals
-            copy_slot = slot[is_copy] - self.num_originals
-            copy_number, selected = np.divmod(copy_slot, max(1, self.num_selected))
-            if self.num_selected < self.num_samples:
-                selected = permute(selected, self.num_samples, stream_key(self.seed, f"plan/select/{e}"))
-            slot[is_copy] = selected
-            sample[here] = slot
-            augmented[here] = is_copy
-            copy[np.flatnonzero(here)[is_copy]] = copy_number
+        for e in np.unique(epoch).tolist():
+            here = np.flatnonzero(epoch == e)
+            if self.windows is None:
+                sample[here], copy[here], augmented[here] = self._dealt(
+                    index[here], self.num_samples, self.num_selected, f"{e}"
+                )
+                continue
+            order = self.windows.order(self.seed, e)
+            place, window = self._windows_of(positions[here], e)
+            for w in np.unique(window).tolist():
+                at, (first, end) = here[window == w], order.bounds(w)
+                num_selected = self._selected_of(order, end) - self._selected_of(order, first)
+                index_in_window = place[window == w] - self._items_of(order, first)
+                turn, copy[at], augmented[at] = self._dealt(index_in_window, end - first, num_selected, f"{e}/{w}")
+                sample[at] = order.samples(first + turn)
         return Items(epoch, sample, copy, augmented)
 
+    def _dealt(
+        self, index: IntArray, num_samples: int, num_selected: int, name: str
+    ) -> tuple[IntArray, IntArray, BoolArray]:
+        """The items of so many samples in a keyed order: sample, copy and augmented, each (M,)."""
+        num_originals = num_samples if self.keep_original else 0
+        length = num_originals + self.copies * num_selected
+        slot = permute(index, length, stream_key(self.seed, f"plan/order/{name}"))
+        augmented = slot >= num_originals
+        copy = np.zeros_like(slot)
+        copy[augmented], selected = np.divmod(slot[augmented] - num_originals, max(1, num_selected))
+        if num_selected < num_samples:
+            selected = permute(selected, num_samples, stream_key(self.seed, f"plan/select/{name}"))
+        slot[augmented] = selected
+        return slot, copy, augmented
 
-def permute(index: IntArray, size: int, key: int) -> IntArray:
-    """A keyed permutation of [0, size), evaluated at `index`.
+    # ---- windows ---------------------------------------------------------------------------------------------------
 
-    Args:
-        index: int64 (M,), each in [0, size).
-        size: length of the permuted range, from 1 to 2**62.
-        key: 64 bits.
+    def _selected_of(self, order: Order, turns: Any) -> Any:
+        """How many of an epoch's first so many samples are selected: each stretch has its share, rounded up or down."""
+        return (self.num_selected * turns + order.phase) // self.num_samples
 
-    Returns:
-        int64 (M,): distinct for distinct indices.
-    """
-    a = isqrt(size - 1) + 1
-    b = -(-size // a)
-    value = _feistel(index.astype(np.uint64), a, b, key)
-    outside = np.flatnonzero(value >= size)
-    while outside.size:
-        value[outside] = _feistel(value[outside], a, b, key)
-        outside = outside[value[outside] >= size]
-    return value.astype(np.int64)
+    def _items_of(self, order: Order, turns: Any) -> Any:
+        """Items of an epoch's first so many samples, a number or an array of them."""
+        return self.keep_original * turns + self.copies * self._selected_of(order, turns)
 
+    def _windows_of(self, positions: IntArray, epoch: int) -> tuple[IntArray, IntArray]:
+        """Where in its epoch's windows, one behind the other, each position stands, and in which; both (M,)."""
+        assert self.windows is not None
+        order = self.windows.order(self.seed, epoch)
+        place = self._place(positions, epoch)
+        return place, np.searchsorted(self._items_of(order, order.ends), place, side="right")
 
-def _feistel(value: UInt64Array, a: int, b: int, key: int) -> UInt64Array:
-    """One pass of the network over [0, a·b): an even number of rounds, alternately modulo a and modulo b."""
-    right, left = np.divmod(value, np.uint64(a))
-    for number in range(_FEISTEL_ROUNDS):
-        modulus = np.uint64(a if number % 2 == 0 else b)
-        round_key = (key + (number + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        left, right = right, (left + _mix(right ^ np.uint64(round_key)) % modulus) % modulus
-    return right * np.uint64(a) + left
+    def _place(self, positions: IntArray, epoch: int) -> IntArray:
+        """Where in the epoch's windows its positions stand: its lanes lie one behind the other."""
+        assert self.windows is not None
+        first = epoch * self.epoch_length
+        if self.windows.lanes == 1:
+            return positions - first
+        lanes = min(self.windows.lanes, self.global_batch_size)
+        borders = np.arange(lanes + 1) * self.global_batch_size // lanes
+        lane = np.searchsorted(borders, positions % self.global_batch_size, side="right") - 1
 
+        def before(position: Any, lane: IntArray) -> IntArray:
+            """Positions of a lane before this one, in the run."""
+            steps, rest = np.divmod(position, self.global_batch_size)
+            width = borders[lane + 1] - borders[lane]
+            inside: IntArray = steps * width + np.clip(rest - borders[lane], 0, width)
+            return inside
 
-def _mix(z: UInt64Array) -> UInt64Array:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): each input bit reaches each output bit."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        every = np.arange(lanes)
+        began = before(first, every)
+        lengths = before(first + self.epoch_length, every) - began
+        starts = np.cumsum(lengths) - lengths
+        place: IntArray = starts[lane] + before(positions, lane) - began[lane]
+        return place
+
+    def shards(self, positions: IntArray, *, later: bool = False) -> IntArray:
+        """A sample of each shard of the windows that some positions stand in, or of those that come after them.
+
+        Args:
+            positions: int64 (M,), each in [0, num_items).
+            later: a window later in the run.
+
+        Returns:
+            int64 (K,), samples in the order in which their shards come; empty without windows, and past the end.
+        """
+        if self.windows is None:
+            return positions[:0]
+        if later:
+            positions = positions + self._window_positions
+            positions = positions[positions < self.num_items]
+        epoch = positions // self.epoch_length
+        found = [positions[:0]]
+        for e in np.unique(epoch).tolist():
+            order = self.windows.order(self.seed, e)
+            _, window = self._windows_of(positions[epoch == e], e)
+            found += [order.a_sample_each(w) for w in np.unique(window).tolist()]
+        return np.concatenate(found)
+
+    @property
+    def _window_positions(self) -> int:
+        """Positions after which the sequence has moved on by about a window, in whole steps."""
+        assert self.windows is not None
+        lanes = min(self.windows.lanes, self.global_batch_size)
+        steps = ceil(self.epoch_length * lanes / self.windows.num_windows / self.global_batch_size)
+        return steps * self.global_batch_size

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -201,7 +201,7 @@ class _Units(Datasource):  # type: ignore[misc]
 
     def __init__(self, plan: Plan, first: int, last: int, unit_steps: int, world_size: int) -> None:
         super().__init__()
-        self._plan = plan
+        self._plan = replace(plan, windows=None)  # a task only cuts steps to shares
         self._first = first
         self._unit_steps = unit_steps
         self._world_size = world_size

@@ -68,7 +68,9 @@ def build_model(
         WeightsError: the weights cannot be read or are of another architecture.
     """
     _check_name(name)
-    return _build(name, num_classes, stem, classes, seed, read_weights(weights, name, resolve_run=resolve_run))
+    built = _build(name, num_classes, stem, classes, seed, read_weights(weights, name, resolve_run=resolve_run))
+    # It was fitted to the weights that training begins from, and fits no others.
+    return replace(built, meta=replace(built.meta, temperature=None))
 
 
 def load_saved(folder: Path) -> BuiltModel:

@@ -8,6 +8,7 @@ storage writes bytes, so each direction works on bytes; the functions on folders
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -40,6 +41,8 @@ class ModelMeta:
         mean, std: of each channel, RGB, for pictures in [0, 1]; None where unknown.
         input_size: height and width in pixels that the model was trained at; None where unknown.
         step: global step of these weights; None where unknown.
+        temperature: what logits are divided by before they become probabilities (`augft evaluate --temperature`); None:
+            they are taken as they are.
     """
 
     architecture: str
@@ -50,6 +53,7 @@ class ModelMeta:
     std: tuple[float, float, float] | None = None
     input_size: int | None = None
     step: int | None = None
+    temperature: float | None = None
 
 
 def meta_to_bytes(meta: ModelMeta) -> bytes:
@@ -142,8 +146,13 @@ def _check(meta: ModelMeta, where: str) -> None:
     sound &= meta.classes is None or len(meta.classes) == meta.num_classes
     for numbers in (meta.mean, meta.std):
         sound &= numbers is None or (len(numbers) == 3 and all(isinstance(x, (int, float)) for x in numbers))
+    sound &= meta.temperature is None or (
+        isinstance(meta.temperature, (int, float)) and 0 < meta.temperature < math.inf
+    )
     if not sound:
-        raise WeightsError(f"{where}: its classes, mean or std do not fit the model it names; write it again")
+        raise WeightsError(
+            f"{where}: its classes, mean, std or temperature do not fit the model it names; write it again"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ from augft.data.subset import Subset, subset
 from augft.data.units import RankBatch
 from augft.errors import NonFiniteLossError, RunDirectoryError
 from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_from_bytes
-from augft.prepare import make_plan
+from augft.prepare import mixing_advice, plan_of
 from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
 from augft.train.checkpoint import Checkpoints
@@ -118,9 +118,9 @@ def run_steps(
         by_actors, by_device, num_views = Policy(name="none"), assignment.policy, 1
     start = FirstFailure()
     with start:
-        dataset = open_packed(assignment.packed)
+        dataset = open_packed(assignment.packed, in_windows=job.data.shuffle == "windowed")
         samples = subset(dataset, job.data, job.seed)
-        plan = make_plan(job, len(samples.train_ids))
+        plan = plan_of(job, dataset, samples)
         learner = Learner(job, dataset, plan, ranks, by_device, contact.beat)
         storage = Storage(
             assignment.run_uri,
@@ -156,6 +156,8 @@ def run_steps(
         if ranks.world_size > 1:
             contact.say(f"trains with {_on(nodes)}")
     contact.say(_arithmetic(job, plan, ranks, assignment.threads, learner.precision))
+    if (advice := mixing_advice(plan, dataset.split("train").labels[samples.train_ids])) is not None:
+        contact.say(advice)
 
     # ---- one stream for all steps that are left --------------------------------------------------------------------
     height, width, channels = dataset.manifest.image_shape
@@ -372,8 +374,16 @@ def _arithmetic(job: Job, plan: Plan, ranks: Ranks, threads: int, precision: str
     return (
         f"global {plan.global_batch_size} = {ranks.world_size} workers x {micro:g} x {accumulation} accumulation; "
         f"{plan.epochs} epochs x {plan.epoch_length} items = {plan.num_steps} steps; "
-        f"{precision} on {ranks.device}, {threads} threads a worker"
+        f"{precision} on {ranks.device}, {threads} threads a worker{_windows(plan)}"
     )
+
+
+def _windows(plan: Plan) -> str:
+    if plan.windows is None:
+        return ""
+    shards, windows = plan.windows.num_shards, plan.windows.num_windows
+    lanes = f" in {plan.windows.lanes} lanes" if plan.windows.lanes > 1 else ""
+    return f"; {shards} shards in {windows} windows of {plan.windows.window_shards}{lanes}"
 
 
 def _lines(progress: Progress) -> bytes:

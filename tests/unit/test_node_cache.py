@@ -173,3 +173,17 @@ def test_many_processes_in_a_small_cache(folder: Path) -> None:
     assert 1 <= len(kept(folder)) <= 3
     assert not list(folder.glob(".*"))
     assert all((np.load(path) == int(path.stem)).all() for path in folder.iterdir())
+
+
+def test_a_file_is_mapped_without_a_parser(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own, by which NumPy reads a header, fails now and then in threads."""
+    target = folder / "array.npy"
+    made = np.arange(12, dtype=np.int32).reshape(3, 4)
+    monkeypatch.setattr("ast.literal_eval", lambda _: pytest.fail("parsed"))
+    for make in (lambda: made, lambda: pytest.fail("made again")):
+        found = shared_array(target, (3, 4), np.int32, make)
+        assert np.array_equal(found, made)
+        assert not found.flags.writeable
+    for shape, dtype in (((4, 3), np.int32), ((3, 4), np.uint32)):
+        other = np.ones(shape, dtype)
+        assert np.array_equal(shared_array(target, shape, dtype, lambda other=other: other), other)

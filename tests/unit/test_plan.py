@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from augft.data.plan import PADDING, Plan, permute
+from augft.data.permutation import permute
+from augft.data.plan import PADDING, Plan
 from augft.errors import DataError
 
 KEYS = st.integers(0, 2**64 - 1)
