@@ -2,7 +2,8 @@
 
     python benchmarks/shuffle.py
     python benchmarks/shuffle.py --accuracy digits
-    python benchmarks/shuffle.py --accuracy cifar10 --shard-rows 1000 --epochs 10
+    python benchmarks/shuffle.py --accuracy cifar10 --image-size 32 --shard-rows 512 --epochs 3 --policy standard \
+        --packed shuffled
 
 The first is arithmetic: the plan of an epoch of as many pictures as ImageNet has, whose train is packed in the order of
 class folders or in shuffled order (`augft pack --shuffle`). Printed for each way to shuffle:
@@ -43,6 +44,7 @@ from augft.run import EVALUATION, Run
 from augft.train.solo import run_alone
 
 BATCH = 1024
+PACKED = ("sorted", "shuffled")
 WAYS = ((1, 1), (4, 1), (16, 1), (64, 1), (256, 1), (1, 16), (4, 16), (4, 64))
 """Shards of a window, and lanes."""
 
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="with --accuracy")
     parser.add_argument("--seeds", type=int, default=5, help="with --accuracy")
     parser.add_argument("--policy", default="digits", help="with --accuracy")
+    parser.add_argument("--packed", nargs="+", choices=PACKED, default=PACKED, help="with --accuracy")
     arguments = parser.parse_args()
     if arguments.accuracy:
         _accuracy(arguments)
@@ -126,7 +129,7 @@ def _accuracy(arguments: argparse.Namespace) -> None:
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder:
         correct: dict[str, list[np.ndarray]] = {}
-        for packed_as in ("sorted", "shuffled"):
+        for packed_as in arguments.packed:
             packed = pack(
                 arguments.accuracy,
                 Path(folder) / packed_as,
@@ -143,9 +146,9 @@ def _accuracy(arguments: argparse.Namespace) -> None:
                     runs.append(correct_from_dict(json.loads(Run(uri).storage.read(EVALUATION))))
                 each = "  ".join(f"{run.mean():.2%}" for run in runs)
                 console.print(f"{shuffle}, packed {packed_as}: {np.mean(runs):.2%} of test correct ({each})")
-        for packed_as in ("sorted", "shuffled"):
+        for packed_as in arguments.packed:
             full, windowed = (correct[f"{shuffle}, packed {packed_as}"] for shuffle in ("full", "windowed"))
-            told = compare_runs(windowed, full, num_comparisons=2)
+            told = compare_runs(windowed, full, num_comparisons=len(arguments.packed))
             console.print(f"packed {packed_as}: {told.text('windowed', 'full')}")
 
 
