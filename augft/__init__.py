@@ -7,6 +7,7 @@
     train/                  learner, loop, checkpoints; launch.py starts it on Ray, solo.py in one process
     experiment/             many runs: policies compared, policies searched
     evaluate, report/       exact metrics; one page that shows a run
+    assess/, export/, serve/  a finished model: examined, taken elsewhere, asked over HTTP
     prepare, run, storage   a job on its data; a run directory; its files
     cli                     the commands
 
