@@ -7,7 +7,8 @@
     train/                  learner, loop, checkpoints; launch.py starts it on Ray, solo.py in one process
     experiment/             many runs: policies compared, policies searched
     evaluate, report/       exact metrics; one page that shows a run
-    assess/, export/, serve/  a finished model: examined, taken elsewhere, asked over HTTP
+    assess/, prediction/    a finished model: examined; many pictures through it
+    export/, serve/         the same taken elsewhere, asked over HTTP
     prepare, run, storage   a job on its data; a run directory; its files
     cli                     the commands
 
@@ -26,12 +27,25 @@ if TYPE_CHECKING:
     from augft.errors import AugftError
     from augft.experiment.compare import compare
     from augft.experiment.tune import tune
+    from augft.prediction.predict import predict
     from augft.run import Run, open_run
     from augft.train.launch import train
 
 __version__ = "0.1.0"
 
-__all__ = ["AugftError", "Job", "Policy", "Run", "augment_batch", "compare", "load_job", "open_run", "train", "tune"]
+__all__ = [
+    "AugftError",
+    "Job",
+    "Policy",
+    "Run",
+    "augment_batch",
+    "compare",
+    "load_job",
+    "open_run",
+    "predict",
+    "train",
+    "tune",
+]
 
 _HOMES = {
     "AugftError": "augft.errors",
@@ -42,13 +56,15 @@ _HOMES = {
     "compare": "augft.experiment.compare",
     "load_job": "augft.config",
     "open_run": "augft.run",
-    "train": "augft.train.launch",
+    "predict": "augft.prediction.predict",
     "tune": "augft.experiment.tune",
 }
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for: torch and Ray take seconds, and most uses need neither or one.
+    if name == "train":  # the package, which can be called
+        return import_module("augft.train")
     if name not in _HOMES:
         raise AttributeError(f"module 'augft' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

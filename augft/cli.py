@@ -54,7 +54,7 @@ def train(
 
 @app.command()
 def pack(
-    source: Annotated[str, typer.Argument(help="digits, cifar10, or a path: folders, an archive, Parquet.")],
+    source: Annotated[str, typer.Argument(help="digits, cifar10, or a path or URI: folders, an archive, Parquet.")],
     out: Annotated[str, typer.Argument(help="The folder to make, or a URI as s3://bucket/folder.")],
     image_size: Annotated[
         int | None,
@@ -66,29 +66,56 @@ def pack(
     shuffle: Annotated[
         bool, typer.Option("--shuffle", help="Store train in a shuffled order, for data.shuffle=windowed.")
     ] = False,
+    encoded: Annotated[
+        bool,
+        typer.Option(
+            "--encoded", help="Store the picture files as they are, of any size, to come out at --image-size."
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray tasks at a time; else threads of this process.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
 ) -> None:
     """Turn pictures into a packed data set: Parquet shards and a manifest.
 
+    Broken off, it goes on with what is done when it is started again. On a cluster SOURCE and OUT are a folder that
+    all nodes share, or URIs.
+
     Example: `augft pack pictures/ packed/ --image-size 64`
+
+    Example: `augft pack s3://bucket/pictures s3://bucket/packed --image-size 224 --shuffle --address auto`
     """
+    from functools import partial
+
     from augft.data.pack import pack as pack_source
     from augft.data.packed import open_packed
     from augft.display import Display
-    from augft.errors import ConfigError
+    from augft.errors import ConfigError, Stopped
 
     if on_bad not in ("fail", "skip"):
         raise ConfigError(f"--on-bad {on_bad}: give fail or skip")
+    make: Any = pack_source
+    if workers is not None or address is not None:
+        from augft.data.pack_on_ray import pack_on_ray
+
+        make = partial(pack_on_ray, address=address, workers=workers)
     with Display() as display:
-        path = pack_source(
-            source,
-            out,
-            image_size=image_size,
-            val_fraction=val_fraction,
-            seed=seed,
-            on_bad="skip" if on_bad == "skip" else "fail",
-            shuffled=shuffle,
-            progress=lambda done, total: display.count("packing", done, total),
-        )
+        try:
+            path = make(
+                source,
+                out,
+                image_size=image_size,
+                val_fraction=val_fraction,
+                seed=seed,
+                on_bad="skip" if on_bad == "skip" else "fail",
+                shuffled=shuffle,
+                encoded=encoded,
+                progress=lambda done, total: display.count("packing", done, total),
+                say=display.say,
+            )
+        except KeyboardInterrupt:
+            raise Stopped("interrupted; the same command goes on with what is packed") from None
         manifest = open_packed(path).manifest
         rows = ", ".join(f"{name} {split.num_rows:,}" for name, split in manifest.splits.items())
         display.say(f"{path}: {rows} pictures of {len(manifest.classes)} classes, digest {manifest.digest[:12]}")
@@ -313,6 +340,48 @@ def evaluate(
     for part in tables(found):
         console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
     typer.echo(written)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    source: Annotated[
+        str, typer.Argument(help="Pictures: a folder, an archive, Parquet, a packed set; a path or a URI as s3://…")
+    ],
+    out: Annotated[
+        str, typer.Option(help="A file ending in .parquet, or else a folder of them; a path or a URI as s3://…")
+    ],
+    workers: Annotated[
+        str, typer.Option(metavar="N|auto", help="Processes with the model; auto: one a GPU, else a CPU.")
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there, also what is unfinished.")] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray and the workers print.")] = False,
+) -> None:
+    """Predict pictures, however many: a row each with class and probabilities, in a Parquet file.
+
+    Labels are not needed. Pictures that cannot be used are left out, and listed in OUT.rejected.jsonl. If it is stopped
+    or killed, the same command goes on.
+
+    Example: `augft predict runs/photos new-photos/ --out predictions.parquet`
+    """
+    from augft.errors import ConfigError
+
+    if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
+        raise ConfigError(f"--workers {workers}: give a number from 1 on, or auto")
+    from augft.prediction.predict import predict as predict_all
+
+    made = predict_all(
+        run,
+        source,
+        out,
+        num_workers=None if workers == "auto" else int(workers),
+        address=address,
+        force=force,
+        verbose=verbose,
+    )
+    listed = f", listed in {made.rejected}" if made.rejected else ""
+    typer.echo(f"{made.out}: {made.num_rows:,} pictures predicted, {made.num_rejected:,} rejected{listed}")
 
 
 @app.command()

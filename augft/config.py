@@ -49,8 +49,13 @@ class DataConfig(Section):
     source: str = "digits"
     """`digits`, `cifar10`, or a path: class folders, a .tar/.tar.gz/.zip of them, Parquet, or a packed data set."""
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = 32
-    """Stored height and width in pixels; null keeps the size of pictures that all have the same one. A packed data
-    set keeps its own."""
+    """Stored height and width in pixels; null keeps the size of pictures that all have the same one, and is refused by
+    `store: encoded`. A packed data set keeps its own."""
+    store: Literal["pixels", "encoded"] = "pixels"
+    """What is stored: `pixels`, each picture's central square at image_size; `encoded`: the picture files as they are,
+    of any size, decoded in the actors, where a crop is cut from the whole picture and resized in the one resample:
+    docs/scale.md. They come out at image_size. A packed data set keeps its own, and as pixels is refused by
+    `encoded`."""
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Share of train carved for validation, stratified by class, keyed by the seed. Not used where the source
     brings a `val` split of its own. 0: no validation, the last weights are the chosen ones."""
@@ -63,7 +68,7 @@ class DataConfig(Section):
     are shuffled, and pictures within windows of shards, for sets that do not fit there: docs/scale.md. Pictures that
     are packed for such a run are packed in shuffled order."""
     window_shards: Auto | PositiveInt = "auto"
-    """Shards of a window; `auto`: as many as decode to 1 GiB, at least 2. A node holds two windows a lane."""
+    """Shards of a window; `auto`: as many as a node lays down in 1 GiB, at least 2. A node holds two windows a lane."""
     lanes: Annotated[int, Field(ge=1, le=65536)] = 1
     """Parts of a step that draw from windows of their own: more mix better, and with as many as there are workers, or
     a multiple, each reads its own shards alone."""
@@ -392,6 +397,15 @@ class Job(Section):
     def _consistency_is_of_unmixed_pictures(self) -> Job:
         if self.train.jsd_weight and max(self.augment.mixup_alpha, self.augment.cutmix_alpha):
             raise ValueError("train.jsd_weight does not go with augment.mixup_alpha or cutmix_alpha: set them to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _a_device_augments_pixels(self) -> Job:
+        if self.augment.where == "device" and self.data.store == "encoded":
+            raise ValueError(
+                "augment.where: device takes stored pixels, and data.store: encoded has none: set augment.where to "
+                "actors, or data.store to pixels"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._printed_at = time.monotonic()
+        self._counted: tuple[str, int, float] | None = None
 
     def __enter__(self) -> Display:
         return self
@@ -39,8 +40,18 @@ class Display:
         )
 
     def count(self, what: str, done: int, total: int | None) -> None:
-        """How far something is that counts: pictures packed."""
-        self._advance(what, done, total, "")
+        """How far something is that counts: pictures packed. Tells how fast it goes, and how long it will."""
+        now = time.monotonic()
+        if self._counted is None or self._counted[0] != what:
+            self._counted = what, done, now  # what was done before, it has not done now
+        _, first, began_at = self._counted
+        detail = ""
+        if done > first and now > began_at:
+            rate = (done - first) / (now - began_at)
+            detail = f"{rate:,.0f}/s"
+            if total is not None and not self.console.is_terminal:  # whose bar tells it itself
+                detail += f"  {max(0, total - done) / rate / 60:,.0f} min left"
+        self._advance(what, done, total, detail)
 
     def handle(self, event: dict[str, Any]) -> None:
         """An event of the training loop."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 
 from augft.data.packed import PackedSplit
 from augft.preprocess import Preprocess
+from augft.train.ahead import Ahead
 from augft.train.loss import per_sample_loss
 from augft.train.ranks import Ranks
+from augft.upload import upload
 
 IntArray = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 
 NUM_WORST = 24
@@ -95,6 +100,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model in evaluation mode; all ranks call it, each with the same samples.
 
+    What it finds stays on the device until the last batch.
+
     Args:
         model: float32 (N, 3, H, W) → logits (N, num_classes).
         preprocess: uint8 pictures → what the model takes.
@@ -106,42 +113,61 @@ def evaluate(
         autocast_dtype: precision of the forward pass; None: float32.
         beat: called after each batch.
     """
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    loss_sum = 0.0
-    worst: list[Mistake] = []
-    correct = np.zeros(len(sample_ids), np.int64)
-    places = np.arange(len(sample_ids))[ranks.rank :: ranks.world_size]
     mine = sample_ids[ranks.rank :: ranks.world_size]
-    for start in range(0, len(mine), batch_size):
-        ids = mine[start : start + batch_size]
-        images, labels = split.gather(ids)
-        targets = torch.from_numpy(labels.astype(np.int64)).to(ranks.device)
-        with torch.autocast(ranks.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits = model(preprocess(images))
-        losses = per_sample_loss(logits, targets)
-        probability, predicted = logits.float().softmax(1).max(1)
-        np.add.at(confusion, (labels, predicted.cpu().numpy()), 1)
-        correct[places[start : start + batch_size]] = labels == predicted.cpu().numpy()
-        loss_sum += float(losses.double().sum())
-        rows = zip(
-            ids.tolist(),
-            labels.tolist(),
-            predicted.tolist(),
-            probability.tolist(),
-            losses.tolist(),
-            strict=True,
-        )
-        mistakes = (Mistake(*row) for row in rows if row[1] != row[2])
-        worst = heapq.nlargest(NUM_WORST, [*worst, *mistakes], key=_badness)
-        beat()
-    [total] = ranks.sum([loss_sum])
-    gathered = [mistake for part in ranks.gather(worst) for mistake in part]
+
+    def batches() -> Generator[tuple[UInt8Array, IntArray], None, None]:
+        for start in range(0, len(mine), batch_size):
+            images, labels = split.gather(mine[start : start + batch_size])
+            yield images, labels.astype(np.int64)
+
+    def send(batch: tuple[UInt8Array, IntArray]) -> tuple[torch.Tensor, torch.Tensor]:
+        return preprocess.upload(batch[0]), upload(batch[1], ranks.device, torch.int64)
+
+    loss_sum = torch.zeros(1, dtype=torch.float64, device=ranks.device)
+    found = [torch.zeros((4, 0), dtype=torch.float64, device=ranks.device)]
+    with closing(Ahead(batches(), send, ranks.device)) as ahead:
+        for _, (pixels, labels) in ahead:
+            with torch.autocast(ranks.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                logits = model(preprocess.normalise(pixels))
+            losses = per_sample_loss(logits, labels)
+            probability, predicted = logits.float().softmax(1).max(1)
+            loss_sum += losses.double().sum()
+            found.append(torch.stack([column.double() for column in (labels, predicted, probability, losses)]))
+            beat()
+    [total] = ranks.sum([], loss_sum)
+    label, guess, probabilities, sample_losses = torch.cat(found, 1).cpu().numpy()
+    answers = _Answers(mine, label.astype(np.int64), guess.astype(np.int64), probabilities, sample_losses)
+    correct = np.zeros(len(sample_ids), np.int64)
+    correct[ranks.rank :: ranks.world_size] = answers.labels == answers.predicted
+    gathered = [mistake for part in ranks.gather(answers.worst()) for mistake in part]
     return Evaluation(
-        confusion=ranks.sum_integers(confusion),
+        confusion=ranks.sum_integers(answers.confusion(num_classes)),
         loss_sum=total,
         worst=heapq.nlargest(NUM_WORST, gathered, key=_badness),
         correct=ranks.sum_integers(correct).astype(np.bool_),
     )
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a model says to a rank's samples; all (M,)."""
+
+    sample_ids: IntArray
+    labels: IntArray
+    predicted: IntArray
+    probability: Float64Array
+    losses: Float64Array
+
+    def confusion(self, num_classes: int) -> IntArray:
+        counts = np.zeros((num_classes, num_classes), np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
+
+    def worst(self) -> list[Mistake]:
+        wrong = np.flatnonzero(self.labels != self.predicted)
+        columns = (self.sample_ids, self.labels, self.predicted, self.probability, self.losses)
+        rows = zip(*[column[wrong].tolist() for column in columns], strict=True)
+        return heapq.nlargest(NUM_WORST, (Mistake(*row) for row in rows), key=_badness)
 
 
 def _badness(mistake: Mistake) -> tuple[float, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from augft.display import Display
 from augft.errors import ConfigError
 
 WINDOW_BYTES = 2**30
-"""Decoded pictures of a window where the job does not say."""
+"""Of a window's shards, as a node lays them down, where the job does not say."""
 _WINDOWS_LOOKED_AT = 20
 
 
@@ -53,7 +52,9 @@ def prepare(job: Job, display: Display, packed_root: str | None = None) -> Prepa
         image_size=None if is_packed(job.data.source) else job.data.image_size,
         on_bad=job.data.on_bad,
         shuffled=job.data.shuffle == "windowed",
+        encoded=job.data.store == "encoded",
         progress=lambda done, total: display.count("packing", done, total),
+        say=display.say,
     )
     # Workers have other working directories.
     return prepare_packed(job, packed.resolve() if isinstance(packed, Path) else packed)
@@ -70,6 +71,11 @@ def prepare_packed(job: Job, packed: str | Path) -> Prepared:
         As `prepare`.
     """
     dataset = open_packed(packed)
+    if dataset.manifest.encoded and job.augment.where == "device":
+        raise ConfigError(
+            f"augment.where is device, and {dataset.path} holds picture files, which actors decode and augment in one: "
+            "set augment.where to actors, or store pixels (data.store, or augft pack without --encoded)"
+        )
     samples = subset(dataset, job.data, job.seed)
     return Prepared(_policy(job), dataset, samples, plan_of(job, dataset, samples))
 
@@ -146,5 +152,4 @@ def _window_shards(job: Job, dataset: PackedDataset) -> int:
     if job.data.window_shards != "auto":
         return job.data.window_shards
     split = dataset.split("train")
-    shard_bytes = split.num_rows * math.prod(split.image_shape) / len(split.first_ids)
-    return max(2, round(WINDOW_BYTES / shard_bytes))
+    return max(2, round(WINDOW_BYTES * len(split.first_ids) / split.num_bytes))

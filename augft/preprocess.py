@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+
+from augft.upload import upload
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,19 +39,20 @@ class Preprocess:
 
     def upload(self, images_NHWC: npt.NDArray[np.uint8]) -> torch.Tensor:
         """The same bytes on the device, uint8 (N, H, W, 3)."""
-        # Ray hands out read-only views of shared memory, which torch does not take: a copy of bytes, not of floats.
-        pixels = torch.from_numpy(np.require(images_NHWC, requirements=("C", "W")))
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        return pixels
+        return upload(images_NHWC, self.device, torch.uint8)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (N, H, W, 3) on the device → float32 (N, 3, input_size, input_size)."""
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)
-        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
-        # A channel that never varies has no standard deviation, and needs none.
-        std = torch.tensor([s or 1.0 for s in self.std], device=self.device).view(1, 3, 1, 1)
+        mean, std = self._statistics
         x = x.mul_(1 / 255).sub_(mean).div_(std)
         if self.input_size is not None and x.shape[-2:] != (self.input_size, self.input_size):
             x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
         return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    @cached_property
+    def _statistics(self) -> torch.Tensor:
+        """Mean and standard deviation on the device, float32 (2, 1, 3, 1, 1)."""
+        # A channel that never varies has no standard deviation, and needs none.
+        numbers = np.array([self.mean, [s or 1.0 for s in self.std]])
+        return upload(numbers, self.device, torch.float32).view(2, 1, 3, 1, 1)

@@ -14,6 +14,8 @@ from augft.storage import Storage
 CONFIG, POLICY, ENVIRONMENT, SUMMARY = "config.yaml", "policy.json", "environment.json", "summary.json"
 INCIDENTS, LEASE = "incidents.jsonl", "lease.json"
 METRICS, EVALUATION, REPORT, PREVIEW = "metrics.jsonl", "evaluation.json", "report.html", "preview.png"
+EVALUATIONS = "evaluation"
+"""A folder: what `augft evaluate` has found since, NAME.json with its page NAME.html each."""
 
 _FREE_TO_CHANGE = ("run", "scale", "name", "compare", "search", "train.stop")
 """What a resumed run may have otherwise: who works on it, when it ends, and what it is compared with."""

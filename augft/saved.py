@@ -84,6 +84,8 @@ def read_saved(uri: str) -> SavedModel:
 
 def _picture_size(run: Run, meta: ModelMeta) -> int:
     data = run.environment.get("data", {})
+    if "image_shape" in data:  # which runs of earlier versions do not say
+        return int(data["image_shape"][0])
     try:
         return int(open_packed(data["path"]).manifest.image_shape[0])
     except (AugftError, KeyError):  # the pictures were elsewhere, or are gone: the job says it too, but of packed sets

@@ -43,6 +43,7 @@ T = TypeVar("T")
 Place = Path | str
 """A path, or a URI, which `Path` would spoil."""
 
+_CHUNK_BYTES = 8 * 2**20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 _STALE_S = 24 * 3600
@@ -158,6 +159,27 @@ class Storage:
         """Names and bytes of the files in a folder. Raises as `list`."""
         return {info.base_name: info.size for info in self._infos(name) if info.type == fs.FileType.File}
 
+    def walk(self) -> dict[str, Any]:
+        """All files and folders below, by relative path: pyarrow's `FileInfo` of each. Raises as `list`."""
+        start = len(self._root) + 1
+        return {info.path[start:]: info for info in self._infos("", recursive=True)}
+
+    def upload(self, name: str, local: Path) -> None:
+        """Copy a file of this machine here, of any size; it appears whole.
+
+        Raises:
+            StorageError: it cannot be written; what was there before still is.
+        """
+        path = self._path(name)
+
+        def copy() -> None:
+            # In a thread, as `_put` is. Nothing but the store itself can fail between begin and end.
+            with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
+                local_fs = fs.LocalFileSystem()
+                thread.submit(fs.copy_files, str(local), path, local_fs, self._fs, chunk_size=_CHUNK_BYTES).result()
+
+        self._do("written", name, copy)
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there.
 
@@ -232,13 +254,14 @@ class Storage:
             advice = "; free some space (a run goes on with --resume)" if error.errno in _FULL else ""
             raise StorageError(f"{self._shown(name)}: cannot be {done}: {reason(error)}{advice}") from None
 
-    def _infos(self, name: str) -> Sequence[Any]:
+    def _infos(self, name: str, recursive: bool = False) -> Sequence[Any]:
         """What pyarrow tells of a folder's entries; without temporaries of writers."""
         path = self._path(name)
 
         def once() -> Sequence[Any]:
             self._check_there()
-            found: Sequence[Any] = self._fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            where = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+            found: Sequence[Any] = self._fs.get_file_info(where)
             return found
 
         try:

@@ -33,16 +33,16 @@ from augft.train.session import ray_session
 SIZE, CLASSES = 32, 10
 
 
-def random_pictures(folder: Path, num_pictures: int) -> Path:
+def random_pictures(folder: Path, num_pictures: int, size: int = SIZE) -> Path:
     """A packed set of noise: what pictures show does not matter here, how many and how large does."""
     source = folder / "pictures"
     rng = np.random.default_rng(0)
-    strip = rng.integers(0, 256, (num_pictures, SIZE, SIZE, 3), np.uint8)
+    strip = rng.integers(0, 256, (num_pictures, size, size, 3), np.uint8)
     for label in range(CLASSES):
         (source / "train" / str(label)).mkdir(parents=True)
     for number, pixels in enumerate(strip):
         Image.fromarray(pixels).save(source / "train" / str(number % CLASSES) / f"{number:06d}.bmp")
-    return pack(str(source), folder / "packed", image_size=SIZE)
+    return pack(str(source), folder / "packed", image_size=size)
 
 
 def main() -> None:

@@ -17,16 +17,13 @@ import torch
 from augft.assess.views import View
 from augft.augment.draw import IntArray
 from augft.data.packed import PackedSplit
-from augft.preprocess import Preprocess
-from augft.train.progress import LOSS_UNIT
+from augft.predictor import Predictor
+from augft.train.progress import in_units
 
 Float32Array = npt.NDArray[np.float32]
 
 CHUNK_BYTES = 2**19
 MOST_A_CHUNK = 128
-
-MAX_LOSS = 1e6
-"""A larger loss, or none, counts as this."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +54,13 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A module in evaluation mode, what it wants its pictures to be like, and the temperature of its probabilities."""
-
-    module: torch.nn.Module
-    preprocess: Preprocess
-    temperature: float = 1.0
-
-    def logits(self, images_u8: npt.NDArray[np.uint8]) -> torch.Tensor:
-        """uint8 (N, H, W, 3) → float32 (N, C), on the device."""
-        logits: torch.Tensor = self.module(self.preprocess(images_u8)).float()
-        return logits
-
-
-@dataclass(frozen=True)
 class Task:
     """What is wanted of a chunk: of each view the counts, or of all together the answer to each picture."""
 
     views: tuple[View, ...]
     answers: bool = False
 
-    def __call__(self, model: Model, pictures: Pictures, chunk: int) -> IntArray | Float32Array:
+    def __call__(self, model: Predictor, pictures: Pictures, chunk: int) -> IntArray | Float32Array:
         """Look at a chunk of B pictures.
 
         Returns:
@@ -108,9 +91,8 @@ def counts(logits: torch.Tensor, labels: torch.Tensor) -> tuple[int, int, int]:
 
 
 def loss_units(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sample in whole `LOSS_UNIT`, int64 (B,): sums of them do not depend on their order."""
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
-    return (losses.nan_to_num(MAX_LOSS).clamp(max=MAX_LOSS) / LOSS_UNIT).round().long()
+    """Cross-entropy of each sample in whole `LOSS_UNIT`, int64 (B,)."""
+    return in_units(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
 
 
 def join(parts: Sequence[IntArray | Float32Array], task: Task) -> IntArray | Float32Array:

@@ -45,9 +45,9 @@ class Threads:
 
     def look(self, subject: Subject, pictures: Pictures, tasks: Sequence[Task], done: Done) -> list[Found]:
         """See `Workers`."""
-        model = subject.model(_device())
+        model = subject.predictor(_device())
         jobs = [(task, chunk) for task in tasks for chunk in range(pictures.num_chunks)]
-        num = num_cpus() if model.preprocess.device.type == "cpu" else 1
+        num = num_cpus() if model.device.type == "cpu" else 1
         parts: list[Found] = []
         with _single_threaded(), ThreadPoolExecutor(num, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for part in pool.map(lambda job: job[0](model, pictures, job[1]), jobs):
@@ -124,7 +124,7 @@ class Looker:
             import ray
 
             subject, self._pictures, self._tasks = ray.get(given[0])
-            self._model, self._given = subject.model(_device()), given
+            self._model, self._given = subject.predictor(_device()), given
         return self._tasks[task](self._model, self._pictures, chunk)  # type: ignore[no-any-return]
 
 
@@ -149,7 +149,7 @@ def _result(reference: Any) -> Found:
         if isinstance(error.cause, AugftError):
             raise error.cause from None
         raise
-    except ray.exceptions.ActorDiedError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise RunError(f"a worker died, again and again: {str(error).splitlines()[0]}; try fewer --workers") from None
     return found
 

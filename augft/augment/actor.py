@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augft.augment.apply import draw_views, render_parts
+from augft.augment.apply import draw_views
 from augft.augment.kernel import row_digests
 from augft.augment.policy import Policy
+from augft.augment.samples import render_each
 from augft.data.packed import PackedSplit, open_packed
 from augft.data.plan import PADDING, IntArray, Items, Plan
 
@@ -83,9 +84,7 @@ class Augmenter:
         views = []
         for number, one in enumerate(drawn):
             images = np.empty((len(real), *self._split.image_shape), np.uint8)
-            for part in render_parts(
-                lambda first, end: self._split.gather(sample_ids[first:end])[0], self._policy, one, images
-            ):
+            for part in render_each(self._split, sample_ids, self._policy, one, images):
                 digests[part] += row_digests(images[part], identity[part] + np.uint64(number))
             views.append(images)
         columns: dict[str, npt.NDArray[Any]] = {

@@ -208,43 +208,69 @@ def render_parts(
     for first in range(0, drawn.num, step):
         part = slice(first, min(first + step, drawn.num))
         images = fetch(part.start, part.stop)
-        _make(images, plans[0], part, policy, out[part])
-        if weights is not None:
-            _mix(images, plans[1:], weights[:, part], part, policy, out[part])
+
+        def move(chain: int, into: UInt8Array, images: UInt8Array = images, part: slice = part) -> None:
+            _move(images, plans[chain], part, policy, into)
+
+        finish_part(move, plans, weights, part, policy, out[part])
         yield part
 
 
-def _mix(
-    images: UInt8Array, chains: list[Composed], weights: IntArray, part: slice, policy: Policy, out: UInt8Array
+def finish_part(
+    move: Callable[[int, UInt8Array], None],
+    plans: Sequence[Composed],
+    weights: IntArray | None,
+    part: slice,
+    policy: Policy,
+    out: UInt8Array,
 ) -> None:
-    """AugMix: blend the chains' pictures into those that are there."""
-    total = out * weights[0].astype(np.uint32)[:, None, None, None]
+    """Make the pictures `part` of the batch: what is done to moved pixels, and AugMix's blend of several such pictures.
+
+    Args:
+        move: puts the pictures, moved as the plan of a number says, into uint8 (M, H, W, 3).
+        plans: of the ops, and of each chain of AugMix.
+        weights: of `fixed_weights`; None where there are no chains.
+        part: which of the batch.
+        policy: its fill.
+        out: uint8 (M, H, W, 3).
+    """
+    move(0, out)
+    _colour(plans[0], part, policy, out)
+    if weights is None:
+        return
+    total = out * weights[0, part].astype(np.uint32)[:, None, None, None]
     scratch = np.empty_like(out)
-    for chain, weight in zip(chains, weights[1:], strict=True):
-        _make(images, chain, part, policy, scratch)
-        total += scratch * weight.astype(np.uint32)[:, None, None, None]
+    for chain in range(1, len(plans)):
+        move(chain, scratch)
+        _colour(plans[chain], part, policy, scratch)
+        total += scratch * weights[chain, part].astype(np.uint32)[:, None, None, None]
     out[:] = (total + np.uint32(2**15)) >> np.uint32(16)
 
 
-def _make(images: UInt8Array, plan: Composed, part: slice, policy: Policy, out: UInt8Array) -> None:
-    """Make the pictures `part` of the batch from `images` into `out`, uint8 (M, H, W, 3) both."""
+def _move(images: UInt8Array, plan: Composed, part: slice, policy: Policy, out: UInt8Array) -> None:
+    """The geometry of the pictures `part` of the batch, from `images` into `out`, uint8 (M, H, W, 3) both."""
     from augft.augment import kernel  # not at the top: it loads the compiler
-    from augft.augment.recolour import recolour
 
-    if plan.moves:
-        try:
-            kernel.warp(
-                images,
-                plan.maps_of(part),
-                fill=policy.fill,
-                bilinear=policy.sampling == "bilinear",
-                displacement=plan.displacement(part),
-                out=out,
-            )
-        except ValueError as error:
-            raise too_far(policy, Size(out.shape[1], out.shape[2]), error) from error
-    else:
+    if not plan.moves:
         out[:] = images
+        return
+    try:
+        kernel.warp(
+            images,
+            plan.maps_of(part),
+            fill=policy.fill,
+            bilinear=policy.sampling == "bilinear",
+            displacement=plan.displacement(part),
+            out=out,
+        )
+    except ValueError as error:
+        raise too_far(policy, Size(out.shape[1], out.shape[2]), error) from error
+
+
+def _colour(plan: Composed, part: slice, policy: Policy, out: UInt8Array) -> None:
+    """All that follows the geometry of the pictures `part` of the batch, in `out`, uint8 (M, H, W, 3)."""
+    from augft.augment.recolour import recolour  # not at the top: it loads the compiler
+
     rows, kinds, arguments = plan.colours(part)
     if len(rows):
         recolour(out, rows, kinds, arguments)
@@ -276,6 +302,7 @@ class Composed:
     """
 
     def __init__(self, ops: Sequence[DrawnOp], num: int, size: Size) -> None:
+        self.ops = ops
         self._maps = inverse_maps(ops, num, size)
         # More than one where a batch holds several epochs: their samples are disjoint.
         self._elastic = [(one.op, one) for one in ops if isinstance(one.op, Elastic)]

@@ -67,6 +67,9 @@ MAX_POSITION = 32_000
 MAX_SAMPLES = 15
 """Of an output pixel on either axis; 15 × 15 sums of octets fit into 16 bits."""
 
+_SHARP = 0.1
+"""By how much more than one pixel a fine sample may stand for."""
+
 RUN_PIXELS = 1024
 BORDER = 2  # bilinear reads one pixel beyond a position clamped to one pixel outside
 
@@ -502,6 +505,7 @@ def warp(
     bilinear: bool = False,
     out_size: tuple[int, int] | None = None,
     displacement: Displacement | None = None,
+    fine: bool = False,
     out: UInt8Array | None = None,
 ) -> UInt8Array:
     """Sample each picture once, through its own map.
@@ -517,6 +521,7 @@ def warp(
         bilinear: blend four neighbours, the fill among them, instead of taking the nearest pixel.
         out_size: (height, width) of the output; that of the source by default.
         displacement: of the output pixels, before the maps.
+        fine: average several samples as soon as a map shrinks: pictures are smoother, and cost more.
         out: uint8 (N, height, width, 3), C-contiguous, to write to.
 
     Returns:
@@ -530,7 +535,7 @@ def warp(
     places[:, 0] = np.arange(num) * (height * width * 3)
     places[:, 1], places[:, 2] = height, width
     return _warp_places(
-        images_NHWC.reshape(-1), places, inverse, fill, bilinear, out_size or (height, width), displacement, out
+        images_NHWC.reshape(-1), places, inverse, fill, bilinear, out_size or (height, width), displacement, fine, out
     )
 
 
@@ -566,7 +571,7 @@ def warp_each(
         [np.ascontiguousarray(picture).reshape(-1) for picture in pictures] or [np.empty(0, np.uint8)]
     )
     places = np.concatenate([starts[:, None], sizes], axis=1)
-    return _warp_places(octets, places, inverse, fill, bilinear, out_size, displacement, None)
+    return _warp_places(octets, places, inverse, fill, bilinear, out_size, displacement, False, None)
 
 
 def _warp_places(
@@ -577,6 +582,7 @@ def _warp_places(
     bilinear: bool,
     out_size: tuple[int, int],
     displacement: Displacement | None,
+    fine: bool,
     out: UInt8Array | None,
 ) -> UInt8Array:
     num, (out_height, out_width) = len(places), out_size
@@ -590,7 +596,7 @@ def _warp_places(
         octets.ctypes.data % 4 == 0 and not (places[:, 0] % 4).any() and not (np.prod(places[:, 1:], 1) % 4).any()
     )
     words = octets.view(np.uint32) if in_words else np.empty(0, np.uint32)
-    maps, samples = fixed_maps(inverse), samples_each(inverse, bilinear)
+    maps, samples = fixed_maps(inverse), samples_each(inverse, bilinear, fine)
     displaced = np.full((num, 1), -1, np.int64)
     lattices = np.zeros((1, 2, 4, 4), np.int32)
     if displacement is not None:
@@ -616,13 +622,13 @@ def fixed_maps(inverse: Float64Array) -> Int64Array:
     return maps
 
 
-def samples_each(inverse: Float64Array, bilinear: bool) -> Int64Array:
-    """Of each output pixel, across and down, int64 (N, 2): more than one where a map shrinks."""
+def samples_each(inverse: Float64Array, bilinear: bool, fine: bool = False) -> Int64Array:
+    """Of each output pixel, across and down, int64 (N, 2): as many as source pixels, rounded, or all but rounded up."""
     samples = np.ones((inverse.shape[1], 2), np.int64)
     if bilinear:
         a, b, _, d, e, _ = inverse[:6]
-        samples[:, 0] = np.rint(np.sqrt(a * a + d * d))
-        samples[:, 1] = np.rint(np.sqrt(b * b + e * e))
+        for axis, length in enumerate((np.sqrt(a * a + d * d), np.sqrt(b * b + e * e))):
+            samples[:, axis] = np.ceil(length - _SHARP) if fine else np.rint(length)
         np.clip(samples, 1, MAX_SAMPLES, out=samples)
     return samples
 

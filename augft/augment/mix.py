@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from scipy import special
 
 from augft.augment.draw import uniform
+from augft.upload import upload
 
 GROUP_SIZE = 8
 
@@ -116,7 +116,7 @@ def mix(
     lam = np.where(draws.cutmix, kept, draws.lam)
 
     def column(values: npt.NDArray[np.generic], dtype: torch.dtype) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=dtype).to(images.device, non_blocking=True)[:, None]
+        return upload(values, images.device, dtype)[:, None]
 
     other = column(partner, torch.int64)[:, 0]
     xs = torch.arange(width, device=images.device)
@@ -130,8 +130,13 @@ def mix(
     pasted = torch.where(box, theirs, images)
     cutmix = column(draws.cutmix, torch.bool)
     mixed = torch.where(cutmix[:, :, None, None], pasted, blended)
-    one_hot = F.one_hot(targets, num_classes).float()
-    return mixed, torch.lerp(one_hot[other], one_hot, lam_N1)
+    sure = one_hot(targets, num_classes)
+    return mixed, torch.lerp(sure[other], sure, lam_N1)
+
+
+def one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Labels int64 (N,) as distributions, float32 (N, num_classes); torch's own looks at them on the host."""
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
 def _interval(centre: npt.NDArray[np.float64], lam: npt.NDArray[np.float64], size: int) -> tuple[IntArray, IntArray]:

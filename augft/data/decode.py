@@ -1,4 +1,4 @@
-"""Records to pixels: decode all pictures of a source into one scratch file.
+"""Records to one scratch file: judge all picture files of a source, to be packed as they are.
 
 Pictures are decoded in the order in which the source can be read, by a thread for each CPU (Pillow frees the
 interpreter while it decodes), and each is put at the place of its record: what comes out depends on no order,
@@ -7,73 +7,42 @@ and need not fit into memory.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from augft.data.picture import BadPictureError, to_pixels
 from augft.data.sources import Source
-from augft.errors import DataError
 
 UInt8Array = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
 Progress = Callable[[int, int | None], None]
 Picture = bytes | UInt8Array
-Decoded = list[tuple[int, UInt8Array | str]]
+Decoded = list[tuple[int, Any]]
 
 _CHUNK_PICTURES, _CHUNK_BYTES = 128, 8 * 2**20
 
 
-class Scratch:
-    """Decoded pixels of all records in a file: written in any order, then mapped as uint8 (N, H, W, 3).
+class Sink(Protocol):
+    """Takes what was made of each picture, in any order."""
 
-    Written by plain writes: a full disk raises there, where it would kill a process that writes to a map.
-    """
-
-    def __init__(self, path: Path, source: str, opened: Source) -> None:
-        self._path, self._source, self._records = path, source, opened.records
-        self._shape: tuple[int, ...] | None = None
-        self._first = 0
-
-    def __enter__(self) -> Scratch:
-        self._file = self._path.open("w+b")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with suppress(OSError):  # a full disk has raised before, or what was to be written is not wanted
-            self._file.close()
-        self._path.unlink()
-
-    def write(self, index: int, pixels: UInt8Array) -> None:
-        if self._shape is None:
-            self._shape, self._first = pixels.shape, index
-        if pixels.shape != self._shape:
-            shapes = [(self._first, self._shape), (index, pixels.shape)]
-            sizes = " and ".join(f"'{shown(self._records[i].path)}' {w}x{h}" for i, (h, w, _) in sorted(shapes))
-            raise DataError(
-                f"{self._source}: pictures differ in size, {sizes}: give --image-size N (data.image_size in a job)"
-            )
-        self._file.seek(index * pixels.nbytes)
-        self._file.write(pixels.tobytes())
-
-    def pixels(self) -> UInt8Array:
-        """All that was written; records that were not are 0."""
-        assert self._shape is not None
-        self._file.flush()
-        self._file.truncate(len(self._records) * math.prod(self._shape))
-        return np.memmap(self._path, np.uint8, "r", shape=(len(self._records), *self._shape))
+    def write(self, index: int, made: Any, /) -> None: ...
 
 
 def decode(
-    opened: Source, scratch: Scratch, image_size: int | None, num_threads: int, progress: Progress | None
+    opened: Source,
+    scratch: Sink,
+    image_size: int | None,
+    num_threads: int,
+    progress: Progress | None,
+    make: Callable[[Picture, int | None], Any] = to_pixels,
 ) -> dict[int, str]:
-    """Decode all records into the scratch file.
+    """Decode all records into the scratch file; `make` says what is kept of a picture.
 
     Returns:
         The reason why, by index of record, for each picture that could not be decoded.
@@ -88,11 +57,11 @@ def decode(
 
     def take_oldest() -> None:
         nonlocal num_done
-        for index, pixels in pending.popleft().result():
-            if isinstance(pixels, str):
-                rejected[index] = pixels
+        for index, made in pending.popleft().result():
+            if isinstance(made, str):
+                rejected[index] = made
             else:
-                scratch.write(index, pixels)
+                scratch.write(index, made)
             num_done += 1
         if progress is not None:
             progress(num_done, total)
@@ -101,7 +70,7 @@ def decode(
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
         warnings.simplefilter("ignore")
         for chunk in _chunks(opened.read()):
-            pending.append(pool.submit(_decode_chunk, chunk, image_size))
+            pending.append(pool.submit(_decode_chunk, chunk, image_size, make))
             if len(pending) > 2 * num_threads:
                 take_oldest()
         while pending:
@@ -122,11 +91,13 @@ def _chunks(pictures: Iterator[tuple[int, Picture]]) -> Iterator[list[tuple[int,
         yield chunk
 
 
-def _decode_chunk(chunk: list[tuple[int, Picture]], image_size: int | None) -> Decoded:
+def _decode_chunk(
+    chunk: list[tuple[int, Picture]], image_size: int | None, make: Callable[[Picture, int | None], Any]
+) -> Decoded:
     decoded: Decoded = []
     for index, picture in chunk:
         try:
-            decoded.append((index, to_pixels(picture, image_size)))
+            decoded.append((index, make(picture, image_size)))
         except BadPictureError as error:
             decoded.append((index, str(error)))
     return decoded

@@ -1,14 +1,19 @@
 """Where a packed set appears, whole or not at all: a folder, or a URI of an object store.
 
-A folder is filled beside its place and renamed. An object store renames nothing: there the manifest is written last,
-and until then a marker tells whose shards they are, so that the same set can be gone on with and another is refused.
+A folder is filled beside its place, in a hidden one, and renamed. An object store renames nothing: there the manifest
+is written last, and until then a marker tells whose shards they are, so that the same set can be gone on with and
+another is refused. What is done when a packing breaks off stays, and the same packing goes on with it.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import glob
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,8 +23,15 @@ import pyarrow as pa
 
 from augft.data.manifest import MANIFEST
 from augft.data.packed import is_packed, open_packed, set_files
-from augft.errors import DataError, StorageError
+from augft.data.parts import Site
+from augft.data.tree import UnreadableError
+from augft.errors import AugftError, DataError, InputError, StorageError
 from augft.storage import Place, reason
+
+_NOTES, _LOCK = ".parts", ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_FORGOTTEN_S = 7 * 24 * 3600
+"""After so long nobody will go on with a set that is kept by what went into it."""
 
 
 def is_done(final: Place, recipe: str, *, owned: bool) -> bool:
@@ -38,15 +50,15 @@ def is_done(final: Place, recipe: str, *, owned: bool) -> bool:
         empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
     else:
         empty = not (names := files.list()) or _marker(recipe) in names
-    if empty:
-        return False
     if is_packed(final):
         try:
             if open_packed(final).manifest.recipe == recipe:
                 return True
         except DataError:
-            if not owned:
+            if not owned and not empty:
                 raise
+    if empty:
+        return False
     if not owned:
         raise DataError(
             f"{final} exists and is not this source packed in this way: remove it, or choose another folder"
@@ -59,37 +71,113 @@ def is_done(final: Place, recipe: str, *, owned: bool) -> bool:
 
 
 @contextmanager
-def appearing(final: Place, recipe: str, scratch: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes the set; nothing becomes of it if anything goes wrong.
+def appearing(final: Place, recipe: str, scratch: Path, *, directly: bool = False) -> Iterator[Site]:
+    """A place to fill with shards and then a manifest, which becomes the set.
+
+    Where anything goes wrong there is no set. What has been noted at the place stays for the next time, unless the
+    input is wrong.
 
     Args:
         final: the place of the set.
         recipe: of the set.
         scratch: where the folder is, until it is uploaded.
+        directly: whether a URI is filled where it is, by processes that share no folder.
 
     Raises:
         StorageError: it could not be written.
     """
-    mark = f".packing-{socket.gethostname()}-"
-    parent = final.parent if isinstance(final, Path) else scratch
-    name = final.name if isinstance(final, Path) else recipe[:32]
     try:
+        if isinstance(final, str) and directly:
+            with _kept(Site(final, _marker(recipe))) as site:
+                yield site
+            site.files().remove(site.notes)
+            return
+        parent = final.parent if isinstance(final, Path) else scratch
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(parent, mark)
-        folder = parent / f".{name}{mark}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-        try:
-            yield folder
+        name = final.name if isinstance(final, Path) else recipe[:32]
+        _remove_stale(parent, name, recipe)
+        with _hidden(parent.absolute(), name, recipe) as folder, _kept(Site(str(folder), _NOTES)) as site:
+            yield site
             if isinstance(final, Path):
+                site.files().remove(_NOTES)
+                (folder / _LOCK).unlink()
                 _rename(folder, final, recipe)
             else:
                 upload(folder, final, recipe)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder)
     except (OSError, pa.ArrowException) as error:
+        if _by_another(final, recipe):
+            return
         raise StorageError(
             f"packed data set {final} could not be written ({reason(error)}): free some space, or choose another folder"
         ) from error
+    except StorageError as error:
+        if _by_another(final, recipe):
+            return
+        told = str(error).removesuffix(" (a run goes on with --resume)")
+        raise StorageError(
+            f"packed data set {final} could not be written ({told}): the same command goes on with what is done"
+        ) from error
+
+
+def _by_another(final: Place, recipe: str) -> bool:
+    """Whether another process made the set meanwhile, and took away what this one was at."""
+    with suppress(AugftError):
+        return is_packed(final) and open_packed(final).manifest.recipe == recipe
+    return False
+
+
+@contextmanager
+def _kept(site: Site) -> Iterator[Site]:
+    """A site that is left as it is where something is noted, and taken away where nothing is or the input is wrong."""
+    files = site.files()
+    try:
+        yield site
+    except BaseException as error:
+        with suppress(AugftError, OSError):  # what went wrong first counts
+            is_wrong = isinstance(error, InputError) and not isinstance(error, UnreadableError)
+            if is_wrong or not files.list(site.notes):
+                for name in files.list():
+                    if name != _LOCK:
+                        files.remove(name)
+        raise
+
+
+@contextmanager
+def _hidden(parent: Path, name: str, recipe: str) -> Iterator[Path]:
+    """The hidden folder of a packing, which no other process is at: else one of this process's own.
+
+    It goes away if it is left empty.
+    """
+    shared = parent / f".{name}.packing-{recipe[:16]}"
+    own = parent / f".{name}.packing-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    for folder in (shared, own):
+        folder.mkdir(exist_ok=True)
+        with (folder / _LOCK).open("w") as lock:
+            if not _locked(lock.fileno()):
+                continue
+            try:
+                yield folder
+            finally:
+                with suppress(OSError):
+                    if not [entry for entry in os.listdir(folder) if entry != _LOCK]:
+                        (folder / _LOCK).unlink()
+                        folder.rmdir()
+                if folder == own:
+                    shutil.rmtree(own, ignore_errors=True)
+        return
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether the lock is this process's now; where a file system has no locks, as if it were."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def upload(folder: Path, uri: str, recipe: str) -> None:
@@ -118,14 +206,33 @@ def _rename(folder: Path, final: Path, recipe: str) -> None:
     except OSError:
         if not is_done(final, recipe, owned=False):  # unless another process made the same meanwhile
             raise
+        shutil.rmtree(folder)
 
 
-def _remove_stale(parent: Path, mark: str) -> None:
-    """Remove what processes of this machine left that were killed while packing."""
-    for folder in parent.glob(f".*{mark}*"):
+def _remove_stale(parent: Path, name: str, recipe: str) -> None:
+    """Remove what packings left that nobody will go on with.
+
+    That is, of this set, what another source or other options made; and of others, folders that a dead process of
+    this machine had for itself, and what lies for long where sets are kept by what went into them.
+    """
+    mine = f".packing-{socket.gethostname()}-"
+    for folder in parent.glob(f".{glob.escape(name)}.packing-*"):
+        if folder.name.rpartition("-")[2] != recipe[:16] and "-" not in folder.name.rpartition(".packing-")[2]:
+            _remove_unlocked(folder)
+    for folder in parent.glob(f".{'[0-9a-f]' * 32}.packing-{'[0-9a-f]' * 16}"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _FORGOTTEN_S:
+                _remove_unlocked(folder)
+    for folder in parent.glob(f".*{mine}*"):
         with suppress(ValueError, PermissionError):
-            pid = int(folder.name.rpartition(mark)[2].split("-")[0])
+            pid = int(folder.name.rpartition(mine)[2].split("-")[0])
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    with suppress(OSError), (folder / _LOCK).open("w") as lock:
+        if _locked(lock.fileno()):
+            shutil.rmtree(folder, ignore_errors=True)

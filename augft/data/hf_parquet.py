@@ -3,59 +3,71 @@
 Splits are told by file name (`train-00000-of-00001.parquet`) or by folder (`train/0000.parquet`). The picture
 column is `image` or `img`, a struct with `bytes` or plain binary; the label column is the first there is of
 `label`, `labels`, `fine_label`. Class names come from the schema's `huggingface` metadata or from labels that
-are text; else they are numbers.
+are text; else they are numbers. Files lie on a disk or, under a URI, on an object store.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from augft.data.packed import set_files
+from augft.data.tree import open_tree
 from augft.errors import DataError
+from augft.storage import Place, extend_uri
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val)(?![A-Za-z0-9])")
 
 
-def find(path: Path) -> dict[Path, str]:
+def find(path: Place, names: Collection[str] | None = None) -> dict[Place, str]:
     """Parquet files at or below `path` in sorted order, and the split of each; none if it is something else.
+
+    Args:
+        path: a file, a folder, or the URI of one; a file of a URI is told by its name.
+        names: of the files below a folder, where they are known already.
 
     Raises:
         DataError: only some of the files tell their split.
+        StorageError: an object store fails.
     """
-    if path.is_file():
+    if isinstance(path, Path) and path.is_file():
         with _reading(path), path.open("rb") as content:
             return {path: "train"} if content.read(4) == b"PAR1" else {}
-    files = sorted(
-        file
-        for file in path.rglob("*.parquet")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    splits = {file: _split_of(file.relative_to(path)) for file in files}
+    if isinstance(path, str) and path.partition("?")[0].endswith(".parquet"):
+        return {path: "train"}
+    below = open_tree(path).files if names is None else names
+    files = sorted(PurePosixPath(name) for name in below if name.endswith(".parquet"))
+    splits = {_below(path, file): _split_of(file) for file in files}
     if not any(splits.values()):
-        return dict.fromkeys(files, "train")
-    for file, split in splits.items():
+        return dict.fromkeys(splits, "train")
+    for place, split in splits.items():
         if split is None:
-            raise DataError(f"{file} tells no split: name it train-…, val-… or test-….parquet")
-    return {file: split for file, split in splits.items() if split is not None}
+            raise DataError(f"{place} tells no split: name it train-…, val-… or test-….parquet")
+    return {place: split for place, split in splits.items() if split is not None}
 
 
-def _split_of(relative: Path) -> str | None:
+def _below(path: Place, file: PurePosixPath) -> Place:
+    return path / file if isinstance(path, Path) else extend_uri(path, f"/{file}")
+
+
+def _split_of(relative: PurePosixPath) -> str | None:
     for part in (relative.name, relative.parent.name):
         if match := _SPLIT_NAME.match(part):
             return "val" if match[1].startswith("val") else match[1]
     return None
 
 
-def read_labels(files: dict[Path, str]) -> tuple[tuple[str, ...], list[tuple[str, int, str]]]:
+def read_labels(files: Mapping[Place, str]) -> tuple[tuple[str, ...], list[tuple[str, int, str]]]:
     """Class names, and (split, label, name) of each row: files in order, rows in order.
 
     Raises:
@@ -64,14 +76,15 @@ def read_labels(files: dict[Path, str]) -> tuple[tuple[str, ...], list[tuple[str
     raw: list[tuple[str, Any, str]] = []
     names: list[str] | None = None
     for file, split in files.items():
-        with _reading(file), pq.ParquetFile(file) as parquet:
+        with opened(file) as parquet:
             schema = parquet.schema_arrow
-            _column(file, schema, _IMAGE_COLUMNS)
+            image_column(file, schema)
             column = _column(file, schema, _LABEL_COLUMNS)
             names = names or _class_names(schema, column)
             labels = parquet.read(columns=[column])[column].to_pylist()
-        raw += [(split, label, f"{file.name}#{row:09d}") for row, label in enumerate(labels)]
-    trained = {label for split, label, _ in raw if split == "train"}
+        name = PurePosixPath(str(file).partition("?")[0]).name
+        raw += [(split, label, f"{name}#{row:09d}") for row, label in enumerate(labels)]
+    trained = {label for split, label, _ in raw if split == "train"} or {label for _, label, _ in raw}
     if all(isinstance(label, str) for label in trained):
         names = sorted(trained)
         label_of: dict[Any, int] = {name: label for label, name in enumerate(names)}
@@ -88,19 +101,51 @@ def read_labels(files: dict[Path, str]) -> tuple[tuple[str, ...], list[tuple[str
     return tuple(names), [(split, label_of[label], name) for split, label, name in raw]
 
 
-def read_images(files: dict[Path, str]) -> Iterator[bytes]:
-    """Encoded pictures: files in order, rows in order; none where a row has no bytes."""
-    for file in files:
-        with _reading(file), pq.ParquetFile(file) as parquet:
-            column = _column(file, parquet.schema_arrow, _IMAGE_COLUMNS)
-            for batch in parquet.iter_batches(batch_size=64, columns=[column]):
-                cells = batch.column(0)
-                if pa.types.is_struct(cells.type):
-                    cells = cells.field("bytes")
-                yield from (cell.as_py() or b"" for cell in cells)
+def row_ranges(file: Place, num_rows: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of rows that are best read together: row groups up to `num_rows`, or parts of a large one."""
+    with opened(file) as parquet:
+        groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
+    first = end = 0
+    for rows in groups:
+        if end > first and end + rows > first + num_rows:
+            yield first, end
+            first = end
+        end += rows
+        while end - first > num_rows:
+            yield first, first + num_rows
+            first += num_rows
+    if end > first:
+        yield first, end
 
 
-def _column(file: Path, schema: Any, wanted: tuple[str, ...]) -> str:
+def read_images(file: Place, first: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Encoded pictures of a file's rows from `first` to before `end`; no bytes where a row has none."""
+    with opened(file) as parquet:
+        column = image_column(file, parquet.schema_arrow)
+        sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
+        ends = list(accumulate(sizes))
+        groups = [i for i, e in enumerate(ends) if e > first and (end is None or e - sizes[i] < end)]
+        at = ends[groups[0]] - sizes[groups[0]] if groups else 0
+        for batch in parquet.iter_batches(batch_size=64, row_groups=groups, columns=[column]):
+            cells = batch.column(0)
+            if pa.types.is_struct(cells.type):
+                cells = cells.field("bytes")
+            for row, cell in enumerate(cells, at):
+                if row >= first and (end is None or row < end):
+                    yield cell.as_py() or b""
+            at += len(batch)
+
+
+def image_column(file: Place, schema: Any) -> str:
+    """The name of the column with the pictures' bytes.
+
+    Raises:
+        DataError: there is none, or it holds something else.
+    """
+    return _column(file, schema, _IMAGE_COLUMNS)
+
+
+def _column(file: Place, schema: Any, wanted: tuple[str, ...]) -> str:
     for name in wanted:
         if name in schema.names:
             break
@@ -126,7 +171,20 @@ def _class_names(schema: Any, column: str) -> list[str] | None:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def opened(file: Place) -> Iterator[pq.ParquetFile]:
+    """A file, opened. Raises DataError where it is damaged, or what is done with it in the block fails."""
+    if isinstance(file, Path):
+        with _reading(file), pq.ParquetFile(file) as parquet:
+            yield parquet
+        return
+    base, mark, query = file.partition("?")
+    folder, _, name = base.rpartition("/")
+    with _reading(file), set_files(f"{folder}{mark}{query}").open(name) as content:
+        yield pq.ParquetFile(content, pre_buffer=True)
+
+
+@contextmanager
+def _reading(file: Place) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:

@@ -14,6 +14,8 @@ from augft.errors import DataError
 from augft.storage import Place, Storage, reason
 
 FORMAT_VERSION = 1
+ENCODED_VERSION = 2
+"""Of sets whose shards hold picture files and not pixels: `encoded.py`."""
 MANIFEST = "manifest.json"
 
 
@@ -31,11 +33,17 @@ class Shard(_Entry):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of labels (int32) and pixels: `rows_digest`")
 
 
+class EncodedShard(Shard):
+    """The same of picture files; its digest is of labels and of what a node lays down of it: `encoded.lay_out`."""
+
+    picture_bytes: int = Field(ge=1, description="size of its picture files together")
+
+
 class Split(_Entry):
     """One of train, val, test."""
 
     num_rows: int = Field(ge=1)
-    shards: tuple[Shard, ...]
+    shards: tuple[EncodedShard | Shard, ...]
 
 
 class Rejected(_Entry):
@@ -50,7 +58,9 @@ class Manifest(_Entry):
 
     format_version: int
     classes: tuple[str, ...] = Field(min_length=2, description="class names; a label is an index into them")
-    image_shape: tuple[PositiveInt, PositiveInt, Literal[3]] = Field(description="height, width, 3")
+    image_shape: tuple[PositiveInt, PositiveInt, Literal[3]] = Field(
+        description="height, width, 3, of each picture as it is stored, or, of picture files, as it comes out"
+    )
     splits: dict[str, Split]
     mean: tuple[float, float, float] = Field(description="of train's red, green, blue; pixels scaled to [0, 1]")
     std: tuple[float, float, float] = Field(description="of the same; 0 for a constant channel")
@@ -58,6 +68,11 @@ class Manifest(_Entry):
     source: str = Field(description="what was packed, as it was given")
     recipe: str = Field(description="digest of the source's content and the options of packing")
     rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the shards hold picture files and not pixels."""
+        return self.format_version == ENCODED_VERSION
 
 
 def rows_digest(labels: npt.NDArray[np.int32]) -> Any:
@@ -100,9 +115,10 @@ def read_manifest(path: Place, files: Storage) -> Manifest:
     except ValueError as error:
         raise damaged(path, f"{MANIFEST} is not JSON ({error})") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, ENCODED_VERSION):
         raise DataError(
-            f"{path}/{MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION}: pack the source again"
+            f"{path}/{MANIFEST} has format version {version}, this augft reads {FORMAT_VERSION} and "
+            f"{ENCODED_VERSION}: pack the source again"
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -113,6 +129,8 @@ def read_manifest(path: Place, files: Storage) -> Manifest:
     for name, split in manifest.splits.items():
         ends = [0]
         for shard in split.shards:
+            if isinstance(shard, EncodedShard) != manifest.encoded:
+                raise damaged(path, f"{MANIFEST}: {shard.file} is not of format version {version}")
             if shard.first_id != ends[-1]:
                 raise damaged(path, f"{MANIFEST}: {shard.file} begins at {shard.first_id}, not at {ends[-1]}")
             ends.append(shard.first_id + shard.num_rows)

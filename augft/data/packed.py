@@ -5,6 +5,8 @@ random rows. So a shard is decoded once per node, checked against its digest, an
 `$AUGFT_CACHE/raw/` (`~/.cache/augft/raw/`, bounded: see `node_cache`), where all processes of the node map it into
 memory. Where that is not possible, each process holds its own copy.
 
+Of a set of picture files (`encoded`) a shard's files are laid down as they are, and rows are decoded when asked for.
+
 A process keeps all shards that it has mapped, or, of a set that is read in windows, those that it works on and those
 that it will want soon (`held`): the node's cache can then let go of the others.
 """
@@ -12,17 +14,19 @@ that it will want soon (`held`): the node's cache can then let go of the others.
 from __future__ import annotations
 
 import logging
-import math
 import os
+from collections.abc import Callable
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from augft.data.encoded import COLUMNS, EncodedPicture, from_table, laid_out_bytes, pictures_of, plain_views
 from augft.data.held import Held
 from augft.data.manifest import MANIFEST, Shard, damaged, read_manifest, rows_digest
 from augft.data.node_cache import env_max_bytes, shared_array
@@ -33,6 +37,9 @@ UInt8Array = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
+T = TypeVar("T")
+
+_PIXEL_COLUMNS = ["sample_id", "label", "image"]
 RETRY_S = 60.0
 """For how long a set is waited for while its storage fails."""
 
@@ -117,10 +124,14 @@ class PackedSplit:
         self.name = name
         self._shards = dataset.manifest.splits[name].shards
         self._first_ids = np.array([shard.first_id for shard in self._shards], np.int64)
-        self._pixels: dict[int, UInt8Array] = {}
+        self._arrays: dict[int, UInt8Array] = {}
         self._held: Held | None = None
         if dataset.in_windows:
-            self._held = Held(lambda number: _pixels(dataset, self._shards[number]), self._shard_bytes, env_max_bytes())
+            self._held = Held(
+                lambda number: _laid_down(dataset, self._shards[number]),
+                lambda number: prod(_shape(dataset, self._shards[number])),
+                env_max_bytes(),
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedSplit, (self.dataset, self.name)
@@ -131,8 +142,13 @@ class PackedSplit:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of each picture."""
+        """Height, width and channels of each picture, as `gather` gives it."""
         return self.dataset.manifest.image_shape
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its shards as a node lays them down."""
+        return sum(prod(_shape(self.dataset, shard)) for shard in self._shards)
 
     @cached_property
     def labels(self) -> Int32Array:
@@ -162,14 +178,14 @@ class PackedSplit:
             sample_ids: int64 (B,), 0 to num_rows - 1, in any order, repeated at will.
 
         Returns:
-            Images uint8 (B, H, W, 3), a copy of its own, and labels int32 (B,).
+            Images uint8 (B, H, W, 3), a copy of its own, of picture files their plain views; and labels int32 (B,).
 
         Raises:
             DataError: an id is out of range, or a shard is damaged.
         """
-        ids = np.asarray(sample_ids, np.int64)
-        if ids.size and not 0 <= (worst := int(ids.min() if ids.min() < 0 else ids.max())) < self.num_rows:
-            raise DataError(f"sample id {worst} is not in 0 to {self.num_rows - 1} of '{self.name}'")
+        ids = self._checked(sample_ids)
+        if self.dataset.manifest.encoded:
+            return plain_views(self.pictures(ids), self.image_shape[0]), self.labels[ids]
         shard_of = self._shards_of(ids)
         touched = np.unique(shard_of).tolist()
         if len(touched) == 1:
@@ -180,31 +196,58 @@ class PackedSplit:
             images[rows] = self._shard(number)[ids[rows] - self._first_ids[number]]
         return images, self.labels[ids]
 
+    def pictures(self, sample_ids: Int64Array) -> list[EncodedPicture]:
+        """The picture files of some samples, of a set that has such. Arguments and errors as `gather`."""
+        ids = self._checked(sample_ids)
+        found: dict[int, EncodedPicture] = {}
+        shard_of = self._shards_of(ids)
+        for number in np.unique(shard_of).tolist():
+            places = np.flatnonzero(shard_of == number)
+            names = [f"sample {sample_id} of '{self.name}'" for sample_id in ids[places].tolist()]
+            shard = self._shards[number]
+            pictures = pictures_of(
+                self._shard(number), ids[places] - shard.first_id, shard.num_rows, names, self.dataset.path
+            )
+            found.update(zip(places.tolist(), pictures, strict=True))
+        return [found[place] for place in range(len(ids))]
+
+    def _checked(self, sample_ids: Int64Array) -> Int64Array:
+        ids = np.asarray(sample_ids, np.int64)
+        if ids.size and not 0 <= (worst := int(ids.min() if ids.min() < 0 else ids.max())) < self.num_rows:
+            raise DataError(f"sample id {worst} is not in 0 to {self.num_rows - 1} of '{self.name}'")
+        return ids
+
     def _shards_of(self, sample_ids: Int64Array) -> Int64Array:
         shards: Int64Array = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
         return shards
 
-    def _shard_bytes(self, number: int) -> int:
-        return self._shards[number].num_rows * math.prod(self.image_shape)
-
     def _shard(self, number: int) -> UInt8Array:
-        """Pixels of a shard, uint8 (rows, H, W, 3), read-only and mostly memory-mapped."""
+        """A shard's pixels, uint8 (rows, H, W, 3), or what `lay_out` makes of its files; mostly memory-mapped."""
         if self._held is not None:
             return self._held.get(number)
-        if number not in self._pixels:
-            self._pixels[number] = _pixels(self.dataset, self._shards[number])
-        return self._pixels[number]
+        if number not in self._arrays:
+            self._arrays[number] = _laid_down(self.dataset, self._shards[number])
+        return self._arrays[number]
 
 
-def _pixels(dataset: PackedDataset, shard: Shard) -> UInt8Array:
+def _laid_down(dataset: PackedDataset, shard: Shard) -> UInt8Array:
     target = cache_dir() / "raw" / f"{shard.sha256}.npy"
-    shape = (shard.num_rows, *dataset.manifest.image_shape)
-    return shared_array(target, shape, np.uint8, lambda: _decode_shard(dataset, shard))
+    return shared_array(target, _shape(dataset, shard), np.uint8, lambda: _decode_shard(dataset, shard))
+
+
+def _shape(dataset: PackedDataset, shard: Shard) -> tuple[int, ...]:
+    if dataset.manifest.encoded:
+        return (laid_out_bytes(shard),)
+    return (shard.num_rows, *dataset.manifest.image_shape)
 
 
 def _labels(dataset: PackedDataset, shard: Shard) -> Int32Array:
     def read() -> Int32Array:
-        column: Int32Array = _read_columns(dataset, shard, ["label"])["label"].to_numpy().astype(np.int32)
+        column: Int32Array = (
+            _read(dataset, shard, ["label"], lambda parquet: parquet.read(columns=["label"]))["label"]
+            .to_numpy()
+            .astype(np.int32)
+        )
         return column
 
     if dataset.files.local:
@@ -220,39 +263,62 @@ def _labels(dataset: PackedDataset, shard: Shard) -> Int32Array:
     return labels
 
 
-def _read_columns(dataset: PackedDataset, shard: Shard, columns: list[str]) -> pa.Table:
+def _read(dataset: PackedDataset, shard: Shard, columns: list[str], use: Callable[[pq.ParquetFile], T]) -> T:
+    """Use a shard's file, again where its storage fails; columns and rows are those of the manifest."""
     files = dataset.files
 
-    def read() -> pa.Table:
+    def once() -> T:
         with files.open(shard.file) as file:
-            return pq.ParquetFile(file, pre_buffer=not files.local).read(columns=columns)
+            parquet = pq.ParquetFile(file, pre_buffer=not files.local)
+            names, num_rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+            if not set(columns) <= set(names) or num_rows != shard.num_rows:
+                raise damaged(
+                    dataset.path,
+                    f"shard {shard.file} has {num_rows} rows of {names}, "
+                    f"the manifest says {shard.num_rows} of {columns}",
+                )
+            return use(parquet)
 
     try:
-        table = files.attempt("read", shard.file, read)
+        return files.attempt("read", shard.file, once)
     except (OSError, pa.ArrowException) as error:
         raise damaged(dataset.path, f"shard {shard.file} cannot be read ({reason(error)})") from error
-    if table.column_names != columns or table.num_rows != shard.num_rows:
-        raise damaged(
-            dataset.path,
-            f"shard {shard.file} has {table.num_rows} rows of {table.column_names}, "
-            f"the manifest says {shard.num_rows} of {columns}",
-        )
-    return table
 
 
 def _decode_shard(dataset: PackedDataset, shard: Shard) -> UInt8Array:
-    """Parquet to pixels, uint8 (rows, H, W, 3); checked against the shard's digest."""
-    table = _read_columns(dataset, shard, ["sample_id", "label", "image"])
-    shape = (shard.num_rows, *dataset.manifest.image_shape)
-    try:
-        storage = table["image"].combine_chunks().storage
-        pixels: UInt8Array = storage.flatten().to_numpy(zero_copy_only=True).reshape(shape)
-    except (AttributeError, ValueError, pa.ArrowException) as error:
-        raise damaged(dataset.path, f"shard {shard.file} does not hold images of shape {shape}") from error
-    if not np.array_equal(table["sample_id"].to_numpy() - shard.first_id, np.arange(shard.num_rows)):
+    """Parquet to what a node lays down; checked against the shard's digest."""
+    if dataset.manifest.encoded:
+        table = _read(dataset, shard, COLUMNS, lambda parquet: parquet.read(columns=COLUMNS))
+        array = from_table(table, dataset.path, shard)
+        ids, labels = table["sample_id"].to_numpy(), table["label"].to_numpy()
+    else:
+        ids, labels, array = _read(dataset, shard, _PIXEL_COLUMNS, lambda parquet: _pixels(parquet, dataset, shard))
+    if not np.array_equal(ids - shard.first_id, np.arange(shard.num_rows)):
         raise damaged(dataset.path, f"sample ids of shard {shard.file} are not dense from {shard.first_id}")
-    digest = rows_digest(table["label"].to_numpy())
-    digest.update(pixels)
+    digest = rows_digest(labels)
+    digest.update(array)
     if digest.hexdigest() != shard.sha256:
         raise damaged(dataset.path, f"the rows of shard {shard.file} do not have the manifest's digest")
-    return pixels
+    return array
+
+
+def _pixels(parquet: pq.ParquetFile, dataset: PackedDataset, shard: Shard) -> tuple[Int64Array, Int32Array, UInt8Array]:
+    """Sample ids, labels and pixels, uint8 (rows, H, W, 3).
+
+    Row group by row group: to read it whole, Parquet takes some 15 bytes for each of a pixel's.
+    """
+    shape = _shape(dataset, shard)
+    pixels = np.empty(shape, np.uint8)
+    ids, labels = np.empty(shard.num_rows, np.int64), np.empty(shard.num_rows, np.int32)
+    first = 0
+    for number in range(parquet.num_row_groups):
+        table = parquet.read_row_group(number, columns=_PIXEL_COLUMNS)
+        rows = slice(first, first + table.num_rows)
+        first = rows.stop
+        ids[rows], labels[rows] = table["sample_id"].to_numpy(), table["label"].to_numpy()
+        try:
+            flat = table["image"].combine_chunks().storage.flatten().to_numpy(zero_copy_only=True)
+            pixels[rows] = flat.reshape(-1, *shape[1:])
+        except (AttributeError, ValueError, pa.ArrowException) as error:
+            raise damaged(dataset.path, f"shard {shard.file} does not hold images of shape {shape}") from error
+    return ids, labels, pixels

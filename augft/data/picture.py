@@ -9,6 +9,8 @@ same as resizing the shorter side and cropping the centre, without making the pa
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 
 _EXIF_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,12 +74,37 @@ def to_pixels(picture: bytes | UInt8Array, image_size: int | None, *, max_pixels
         if image_size is None or picture.shape[:2] == (image_size, image_size):
             return picture
         return np.asarray(_square(Image.fromarray(picture), image_size))
-    if not picture:
-        raise BadPictureError("is empty or cannot be read")
-    if len(picture) > MAX_FILE_BYTES:
-        raise TooLargeError(f"is a file larger than {MAX_FILE_BYTES >> 20} MiB")
+    with _judged(max_pixels):
+        rgb, _ = _decode(picture, None if image_size is None else 2 * image_size, max_pixels)
+        return np.asarray(rgb if image_size is None else _square(rgb, image_size))
+
+
+def square_and_size(content: bytes, image_size: int) -> tuple[UInt8Array, tuple[int, int]]:
+    """As `to_pixels`, uint8 (S, S, 3); and the height and width of the whole picture, upright."""
+    with _judged(MAX_PIXELS):
+        rgb, size = _decode(content, 2 * image_size, MAX_PIXELS)
+        return np.asarray(_square(rgb, image_size)), size
+
+
+def to_rgb(content: bytes, least: int | None = None) -> Image.Image:
+    """The whole picture, upright, in RGB.
+
+    Args:
+        content: of a picture file.
+        least: pixels that the shorter side must keep. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where it does.
+
+    Raises:
+        BadPictureError: as `to_pixels`.
+    """
+    with _judged(MAX_PIXELS):
+        return _decode(content, least, MAX_PIXELS)[0]
+
+
+@contextmanager
+def _judged(max_pixels: int) -> Iterator[None]:
+    """Whatever goes wrong over a picture's bytes as a `BadPictureError`."""
     try:
-        return np.asarray(_decode(picture, image_size, max_pixels))
+        yield
     except BadPictureError:
         raise
     except Image.DecompressionBombError:
@@ -88,21 +116,29 @@ def to_pixels(picture: bytes | UInt8Array, image_size: int | None, *, max_pixels
         raise BadPictureError(f"cannot be decoded ({reason})") from error
 
 
-def _decode(content: bytes, image_size: int | None, max_pixels: int) -> Image.Image:
+def _decode(content: bytes, least: int | None, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, a JPEG perhaps smaller than it is; and its height and width as it is, upright."""
+    if not content:
+        raise BadPictureError("is empty or cannot be read")
+    if len(content) > MAX_FILE_BYTES:
+        raise TooLargeError(f"is a file larger than {MAX_FILE_BYTES >> 20} MiB")
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise TooLargeError(f"has {width}x{height} pixels, more than {max_pixels:,}")
-        if image_size is not None:
+        if least is not None:
             # JPEG decodes at 1/2, 1/4 or 1/8 size at a fraction of the cost; the filter does what is left.
-            image.draft(None, (2 * image_size, 2 * image_size))
+            image.draft(None, (least, least))
+        reduced = image.size != (width, height)
         image.load()
         rgb = _to_rgb(image)
         # Read after `load`: some formats apply the orientation themselves and then drop the tag.
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    return rgb if image_size is None else _square(rgb, image_size)
+    if not reduced:
+        return rgb, (rgb.height, rgb.width)
+    return rgb, (width, height) if orientation in _LYING else (height, width)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -118,7 +154,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image)
         image = white
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

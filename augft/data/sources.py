@@ -7,6 +7,7 @@
 | a folder or archive with `data_batch_1.bin` | CIFAR-10's binary layout |
 | a Parquet file, or a folder of them | columns `image` and `label`, as Hugging Face writes them |
 | a folder, `.tar`, `.tar.gz` or `.zip` | `train/<class>/…` with `val/` and `test/`, or `<class>/…` |
+| a URI, as `s3://bucket/folder` | class folders or Parquet files there; no archive |
 
 Records are sorted by split, class and path, byte by byte: where a file stands in an archive or folder
 changes nothing. An already packed set is no source; `pack` hands it back.
@@ -20,7 +21,7 @@ import re
 import shutil
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,11 +33,15 @@ import numpy.typing as npt
 from augft.data import hf_parquet
 from augft.data.packed import cache_dir
 from augft.data.picture import SUFFIXES
+from augft.data.portions import Files, Picture, Portion, Rows, loaded
 from augft.data.split import carve
-from augft.data.tree import Tree, open_tree, tree_digest
+from augft.data.tree import FolderTree, RemoteTree, Tree, open_tree, tree_digest
+from augft.data.work import Crew
 from augft.errors import DataError
+from augft.storage import Place, place
 
 UInt8Array = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -45,6 +50,7 @@ CIFAR10_CLASSES = (
 )  # fmt: skip
 _CIFAR_FILE = re.compile(r"data_batch_\d+\.bin|test_batch\.bin|batches\.meta\.txt")
 _CIFAR_ROW_BYTES = 1 + 3 * 32 * 32
+_PORTION = 256
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -67,12 +73,27 @@ class Source:
     """Class names; they may be without pictures."""
     records: list[Record]
     """Sorted."""
-    read: Callable[[], Iterator[tuple[int, bytes | UInt8Array]]]
-    """(index of record, picture) for each record, in any order: a file's bytes, or uint8 (H, W, 3)."""
+    portions: Callable[[int], Iterator[Portion]]
+    """All records once, in an order that is cheap to read and always the same, up to so many at a time."""
+    pick: Callable[[Int64Array], Portion] | None = None
+    """Any records, by index, in any order; None where that is not cheap."""
+
+    def read(self) -> Iterator[tuple[int, Picture]]:
+        """(index of record, picture) for each record, in the order of `portions`."""
+        for portion in self.portions(_PORTION):
+            yield from zip(portion.indices.tolist(), portion.read(), strict=True)
 
 
-def open_source(source: str) -> Source:
+class NoTrainError(DataError):
+    """There is nothing to train on; to test on there is."""
+
+
+def open_source(source: str, *, for_training: bool = True) -> Source:
     """List what a source holds.
+
+    Args:
+        source: see above.
+        for_training: whether class folders have to have a `train`, which then names the classes.
 
     Raises:
         DataError: there is no such source, it is damaged, hostile, or laid out in no known way.
@@ -80,10 +101,13 @@ def open_source(source: str) -> Source:
     if source == "digits":
         return _digits()
     path = _locate(source)
-    if parquet := hf_parquet.find(path):
+    is_file = path.is_file() if isinstance(path, Path) else _parquet_file(path) is not None
+    if is_file and (parquet := hf_parquet.find(path)):
         return _parquet(parquet)
     tree = open_tree(path)
-    names = {PurePosixPath(name).name for name in tree.files}
+    if isinstance(tree, FolderTree | RemoteTree) and (parquet := hf_parquet.find(path, tree.files)):
+        return _parquet(parquet)
+    names = {name.rpartition("/")[2] for name in tree.files}
     if "data_batch_1.bin" in names:
         return _cifar(path, tree)
     if {"data_batch_1", "test_batch"} <= names:
@@ -91,25 +115,45 @@ def open_source(source: str) -> Source:
             f"{path} is CIFAR-10 as Python pickles, which can run any code when loaded: "
             f"get the binary version, {CIFAR10_URL}"
         )
-    return _class_folders(path, tree)
+    return _class_folders(path, tree, for_training)
 
 
-def source_digest(source: str) -> str:
+def source_digest(source: str, crew: Crew | None = None) -> str:
     """SHA-256 in hex of a source's content, without listing it.
 
-    Of an archive or file: its bytes; of a folder: `tree_digest`; of the digits: pixels and labels.
+    Of an archive or file: its bytes; of a folder: `tree_digest`; of the digits: pixels and labels. Of a URI, of which
+    nothing is read: names, sizes and times (`RemoteTree.digest`).
+
+    Args:
+        source: as `open_source` takes it.
+        crew: reads the files of a folder; None for this thread.
     """
     if source == "digits":
         images, labels = _load_digits()
         return hashlib.sha256(b"digits" + images.tobytes() + labels.tobytes()).hexdigest()
-    return tree_digest(_locate(source))
+    path = _locate(source)
+    if isinstance(path, str) and (found := _parquet_file(path)):
+        return RemoteTree(found[0]).digest({found[1]})
+    return tree_digest(path, crew)
 
 
-def _locate(source: str) -> Path:
+def _for_others(path: Place) -> Place:
+    """As other processes find it, which have other working directories."""
+    return path.absolute() if isinstance(path, Path) else path
+
+
+def _parquet_file(uri: str) -> tuple[str, str] | None:
+    """Folder and name of the Parquet file that a URI names; None if it names something else."""
+    base, mark, query = uri.partition("?")
+    folder, _, name = base.rpartition("/")
+    return (f"{folder}{mark}{query}", name) if name.endswith(".parquet") else None
+
+
+def _locate(source: str) -> Place:
     if source == "cifar10":
         return _cifar10_archive()
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = place(source)
+    if isinstance(path, Path) and not path.exists():
         raise DataError(
             f"source '{source}' does not exist: give digits, cifar10, "
             f"or the path of a folder, an archive or a Parquet file"
@@ -144,7 +188,7 @@ def _from_arrays(classes: tuple[str, ...], records: list[Record], images: list[U
     return Source(
         classes,
         [records[i] for i in order],
-        lambda: ((position, images[i]) for position, i in enumerate(order)),
+        lambda num_rows: loaded(((position, images[i]) for position, i in enumerate(order)), num_rows),
     )
 
 
@@ -186,7 +230,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _cifar(path: Path, tree: Tree) -> Source:
+def _cifar(path: Place, tree: Tree) -> Source:
     """The binary layout: 10,000 rows a file, each a label byte and the planes of red, green and blue."""
     classes: tuple[str, ...] = CIFAR10_CLASSES
     records: list[Record] = []
@@ -213,9 +257,9 @@ def _cifar(path: Path, tree: Tree) -> Source:
 # ---- class folders ---------------------------------------------------------------------------------------
 
 
-def _class_folders(path: Path, tree: Tree) -> Source:
+def _class_folders(path: Place, tree: Tree, for_training: bool) -> Source:
     """`train/<class>/…` with `val/` and `test/`, or flat `<class>/…`; also inside of one outer folder."""
-    pictures = {name: name.split("/") for name in tree.files if PurePosixPath(name).suffix.lower() in SUFFIXES}
+    pictures = {name: name.split("/") for name in tree.files if os.path.splitext(name)[1].lower() in SUFFIXES}
     if not pictures:
         raise DataError(f"{path} holds no pictures: expected train/<class>/*.jpg or <class>/*.jpg")
     depth = _wrapping_folders(list(pictures.values()))
@@ -223,13 +267,14 @@ def _class_folders(path: Path, tree: Tree) -> Source:
     folders = [parts[depth:] for folder in tree.folders if (parts := folder.split("/"))[:depth] == wrapping]
     tops = {parts[depth] for parts in pictures.values()}
     by_split = tops <= _SPLIT_OF_FOLDER.keys() and all(len(p) >= depth + 3 for p in pictures.values())
-    if by_split and "train" not in tops:
-        raise DataError(f"{path} has {_listed(tops)} but no train folder with pictures")
+    if by_split and "train" not in tops and for_training:
+        raise NoTrainError(f"{path} has {_listed(tops)} but no train folder with pictures")
     if not by_split and any(p[depth] == "train" and len(p) >= depth + 3 for p in pictures.values()):
         others = _listed(tops - _SPLIT_OF_FOLDER.keys()) or "pictures outside of class folders"
         raise DataError(f"{path} mixes train/<class>/… with {others}: expected only train, val and test")
     if by_split:
-        class_names = {parts[1] for parts in folders if len(parts) >= 2 and parts[0] == "train"}
+        naming = {"train"} & tops or tops
+        class_names = {parts[1] for parts in folders if len(parts) >= 2 and parts[0] in naming}
     else:
         class_names = {parts[0] for parts in folders if parts}
     classes = tuple(sorted(class_names))
@@ -244,8 +289,27 @@ def _class_folders(path: Path, tree: Tree) -> Source:
         split = _SPLIT_OF_FOLDER[parts[depth]] if by_split else "train"
         records.append(Record(split, label_of[class_name], name))
     records.sort()
-    index = {record.path: i for i, record in enumerate(records)}
-    return Source(classes, records, lambda: ((index[name], content) for name, content in tree.read(index)))
+    if isinstance(tree, FolderTree | RemoteTree):
+        return _of_files(classes, records, _for_others(path))
+
+    def portions(num_rows: int) -> Iterator[Portion]:
+        index = {record.path: i for i, record in enumerate(records)}
+        return loaded(((index[name], content) for name, content in tree.read(index)), num_rows)
+
+    return Source(classes, records, portions)
+
+
+def _of_files(classes: tuple[str, ...], records: list[Record], root: Place) -> Source:
+    """Files are read each for itself, so any of them at any time."""
+
+    def pick(indices: Int64Array) -> Portion:
+        return Files(root, tuple(records[i].path for i in indices.tolist()), indices)
+
+    def portions(num_rows: int) -> Iterator[Portion]:
+        for first in range(0, len(records), num_rows):
+            yield pick(np.arange(first, min(first + num_rows, len(records))))
+
+    return Source(classes, records, portions, pick)
 
 
 def _wrapping_folders(pictures: list[list[str]]) -> int:
@@ -266,14 +330,19 @@ def _listed(names: set[str]) -> str:
 # ---- Parquet ---------------------------------------------------------------------------------------------
 
 
-def _parquet(files: dict[Path, str]) -> Source:
+def _parquet(files: Mapping[Place, str]) -> Source:
     classes, rows = hf_parquet.read_labels(files)
     records = [Record(*row) for row in rows]
     order = sorted(range(len(records)), key=records.__getitem__)
-    position = {i: place for place, i in enumerate(order)}
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
 
-    def read() -> Iterator[tuple[int, bytes | UInt8Array]]:
-        for i, content in enumerate(hf_parquet.read_images(files)):
-            yield position[i], content
+    def portions(num_rows: int) -> Iterator[Portion]:
+        begin = 0
+        for file in files:
+            end = 0
+            for first, end in hf_parquet.row_ranges(file, num_rows):
+                yield Rows(_for_others(file), first, position[begin + first : begin + end])
+            begin += end
 
-    return Source(classes, [records[i] for i in order], read)
+    return Source(classes, [records[i] for i in order], portions)

@@ -160,8 +160,8 @@ def _examine(place: _Place, job: Job | None, packed_root: str | None, trials: in
     try:
         prepared = prepare(job, display, packed_root)
         manifest = prepared.dataset.manifest
-        rows = sum(split.num_rows for split in manifest.splits.values())
-        found += judge.of_disks(checkup.facts, rows * prod(manifest.image_shape))
+        laid_down = sum(prepared.dataset.split(name).num_bytes for name in prepared.dataset.splits)
+        found += judge.of_disks(checkup.facts, laid_down)
         files = Files(
             str(prepared.dataset.path), manifest.digest, job.run.storage_path, weights_file(job.model.weights)
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from math import ceil
 
 import numpy as np
@@ -17,6 +19,7 @@ from augft.config import Job
 from augft.data.packed import open_packed
 from augft.data.plan import IntArray, Plan
 from augft.data.units import RankBatch
+from augft.train.ahead import Ahead
 from augft.train.learner import Learner
 from augft.train.ranks import Ranks
 
@@ -64,7 +67,7 @@ def worker_rate(trial: Trial) -> float:
         learner = Learner(job, open_packed(trial.packed), trial.plan, Ranks(0, 1, device), policy)
         share = min(ceil(trial.plan.global_batch_size / trial.num_workers), trial.plan.num_items)
         columns = trial.augmenter().columns(np.arange(share, dtype=np.int64))
-        batch = RankBatch(
+        one = RankBatch(
             step=0,
             images=columns["image"],
             labels=columns["label"],
@@ -74,13 +77,15 @@ def worker_rate(trial: Trial) -> float:
             digest=0,
         )
 
-        def step() -> None:
-            learner.backward(batch)
-            learner.update(0)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+        with closing(Ahead((one for _ in count()), learner.send, device)) as ahead:
 
-        return _rate(step, share)
+            def step() -> None:
+                batch, sent = next(ahead)
+                losses, _ = learner.backward(batch, sent)
+                losses.sum().item()  # as the loop does: the host waits for the device
+                learner.update(0)
+
+            return _rate(step, share)
     finally:
         torch.set_num_threads(threads)
 

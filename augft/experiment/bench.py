@@ -180,6 +180,7 @@ def _train_alone(config: dict[str, Any]) -> None:
             on_event=on_event,
             with_test=False,
             keep_checkpoints=not config["last"],
+            with_preview=False,
             free_to_change=("augment.policy",),
         )
         if config["last"]:

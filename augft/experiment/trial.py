@@ -250,6 +250,7 @@ class _Runner:
                 on_event=self._hear,
                 stop_is_asked=self._stop.is_set,
                 keep_checkpoints=False,
+                with_preview=False,
             )
         except AugftError as error:
             return error

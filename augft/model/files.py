@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,9 +109,11 @@ def tensors_from_bytes(content: bytes, where: str) -> dict[str, torch.Tensor]:
         WeightsError: the content is cut short or not safetensors.
     """
     try:
-        tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
+        tensors = OrderedDict(safetensors.torch.load(content))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f"{where}: cut short or no safetensors file ({_first_line(error)}); copy it again") from None
+    # PyTorch keeps it beside a state dict, safetensors does not: torchvision's MNASNet loads no weights without it.
+    tensors._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]
     return tensors
 
 

@@ -18,6 +18,10 @@ from augft.report.svg import Kind
 from augft.storage import Storage
 
 ALPHA = 0.05
+_PARTS = {
+    "trained on": " It was trained on these very pictures: of others it will name fewer.",
+    "chose the weights": " Its weights were chosen by these pictures, which flatters them a little.",
+}
 
 
 def write_assessment(found: dict[str, Any], storage: Storage, name: str) -> None:
@@ -73,15 +77,18 @@ def tables(found: dict[str, Any]) -> Iterator[Table | str]:
 
 def against_in_words(against: dict[str, Any]) -> str:
     """Two models on the same pictures."""
-    odd = against["only_ours"] + against["only_theirs"]
     return (
-        f"{against['run']} gets {text.percent(against['top1'])} right. This one alone is right on "
-        f"{against['only_ours']:,} pictures, the other alone on {against['only_theirs']:,}: {_chance(against, odd)}"
+        f"{against['run']} gets {text.percent(against['top1'])} right; this one {_more(against)}. This one alone is "
+        f"right on {against['only_ours']:,} pictures, the other alone on {against['only_theirs']:,}: {_chance(against)}"
     )
 
 
-def _chance(paired: dict[str, Any], odd: int) -> str:
-    if not odd:
+def _more(paired: dict[str, Any]) -> str:
+    return f"{text.points(paired['difference'])} (95 % interval {text.points_range(paired['interval'])})"
+
+
+def _chance(paired: dict[str, Any]) -> str:
+    if not paired["only_ours"] + paired["only_theirs"]:
         return "both are right on exactly the same ones."
     p_value = paired["p_value"]
     shown = f"p {'< 0.001' if p_value < 0.001 else f'= {p_value:.3f}'}, McNemar's exact test"
@@ -94,6 +101,7 @@ def _verdict(found: dict[str, Any]) -> str:
     return (
         f"Of {found['num_samples']:,} pictures the model names {found['num_correct']:,} correctly: "
         f"{text.percent(found['top1'])} (95 % interval {text.percent_range(found['top1_interval'])})."
+        f"{_PARTS.get(found['data']['part'], '')}"
     )
 
 
@@ -122,9 +130,9 @@ def _tta(tta: dict[str, Any]) -> str:
     paired = tta["against_none"]
     return (
         f"Averaged over {tta['copies']} copies by {tta['policy_name']}, the model names {text.percent(tta['top1'])} "
-        f"correctly, {text.points(paired['difference'])} against none. It is right on {paired['only_ours']:,} pictures "
+        f"correctly, {_more(paired)} against none. It is right on {paired['only_ours']:,} pictures "
         f"that it was wrong about, and wrong about {paired['only_theirs']:,} that it was right on: "
-        f"{_chance(paired, paired['only_ours'] + paired['only_theirs'])}"
+        f"{_chance(paired)}"
     )
 
 
@@ -142,6 +150,8 @@ def _calibration(found: dict[str, Any]) -> dict[str, Any]:
         judged.append((f"temperature {scaled['temperature']:.3f}", "val", scaled))
         if found["fitted_on"] is not None:
             words += f" The temperature is fitted on {found['fitted_on']:,} validation pictures."
+        if found["judged_on_the_same"]:
+            words += " Here it is judged on the same ones, which flatters it: judge it on a test split."
     forms: dict[str, tuple[str, Callable[[Any], str]]] = {
         "expected calibration error": ("ece", text.percent),
         "95 % interval": ("ece_interval", text.percent_range),

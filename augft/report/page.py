@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,16 +12,19 @@ from typing import Any
 
 from markupsafe import Markup
 
+from augft.errors import AugftError
 from augft.report import text
 from augft.report.confusion import Confusion, confusion_of
 from augft.report.document import document
+from augft.report.interval import Score
 from augft.report.interval import wilson as wilson
+from augft.report.lenient import mapping, number
 from augft.report.mistakes import encode, gallery
 from augft.report.op_words import fill_in_words, phases_in_words
 from augft.report.plots import Series, finite, line_chart
 from augft.report.record import Record, read_record
 from augft.report.versus import Versus
-from augft.run import PREVIEW, REPORT
+from augft.run import EVALUATIONS, PREVIEW, REPORT
 from augft.storage import Storage
 
 FEW_SAMPLES = 100
@@ -48,6 +53,26 @@ def write_report(run_uri: str, baseline_uri: str | None = None) -> str:
     return f"{storage.uri}/{REPORT}"
 
 
+def refresh_report(run_uri: str) -> None:
+    """Write a run's report again, held against the same baseline, if it has one.
+
+    Raises:
+        RunDirectoryError: there is no run.
+        StorageError: the report cannot be read or written.
+    """
+    storage = Storage(run_uri)
+    if not storage.exists(REPORT):
+        return
+    before = storage.read(REPORT).decode(errors="replace")
+    held = re.search(r'<main [^>]*data-baseline="([^"]*)"', before)
+    try:
+        write_report(run_uri, html.unescape(held[1]) if held else None)
+    except AugftError:
+        if held is None:
+            raise
+        write_report(run_uri)  # the baseline is gone
+
+
 def render(record: Record, baseline: Record | None = None) -> str:
     """The page as text."""
     confusion = confusion_of(record.evaluation)
@@ -56,6 +81,8 @@ def render(record: Record, baseline: Record | None = None) -> str:
         record=record,
         verdict=_verdict(record),
         versus=Versus(record, baseline) if baseline else None,
+        baseline_uri=baseline.uri if baseline else None,
+        examined=list(_examined(record)),
         figures=list(_key_figures(record)),
         notes=list(_notes(record, confusion)),
         confusion=confusion,
@@ -138,6 +165,25 @@ def _notes(record: Record, confusion: Confusion | None) -> Iterator[str]:
     numbers = [value for line in record.metrics for value in line.values() if isinstance(value, float)]
     if num := sum(not math.isfinite(number) for number in numbers):
         yield f"Not finite, and left out of the charts: {num} of the recorded numbers."
+
+
+def _examined(record: Record) -> Iterator[tuple[str, list[str]]]:
+    """Of each evaluation since: where its page is, and a row of the table."""
+    for name, found in record.evaluations.items():
+        data, plain = mapping(found.get("data")), mapping(mapping(found.get("calibration")).get("plain"))
+        score = Score.of(found.get("top1"), found.get("num_samples"))
+        corrupted = number(mapping(found.get("corruptions")).get("mean_error"))
+        yield (
+            f"{EVALUATIONS}/{name}.html",
+            [
+                f"{text.plain(data.get('source'))}, {text.plain(data.get('split'))}",
+                text.count(found.get("num_samples")),
+                text.percent(score and score.top1),
+                text.percent_range(score.interval) if score else text.NOTHING,
+                text.percent(number(plain.get("ece"))),
+                text.percent(corrupted),
+            ],
+        )
 
 
 # ---- curves --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from augft.augment.apply import draw_parameters, render
+from augft.augment.drawn import Drawn
 from augft.augment.policy import Policy
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -40,6 +41,7 @@ def preview_grid(
     sample_ids: npt.NDArray[np.int64] | Sequence[int],
     num_copies: int = 6,
     tile: int = 136,
+    make: Callable[[Drawn], UInt8Array] | None = None,
 ) -> Image.Image:
     """Rows of one original and its augmented copies, each with the ops and values that made it.
 
@@ -55,10 +57,12 @@ def preview_grid(
         num_copies: augmented pictures a row.
         tile: least side of a picture on the page, in pixels; small ones are enlarged by a whole number, so
             that each of their pixels stays a square.
+        make: the pictures of a draw, where they are not made of the originals' pixels.
 
     Returns:
         An RGB picture.
     """
+    make = make or (lambda drawn: render(images_u8, policy, drawn))
     num, height, width, _ = images_u8.shape
     ids = np.asarray(sample_ids, np.int64)
     zoom = whole_zoom(height, width, tile)
@@ -69,7 +73,7 @@ def preview_grid(
 
     rows = [
         [(picture, wrap_labels(labels, label_font, cell_width)) for picture, labels in row]
-        for row in _augmented(images_u8, policy, seed, epoch, ids, num_copies)
+        for row in _augmented(make, policy, seed, epoch, ids, num_copies)
     ]
     heights = [cell_height + 6 + max([2, *(len(label) for _, label in row)]) * _LINE + _GAP for row in rows]
     ops = str(policy.at(epoch)).removeprefix(f"{policy.name}: ")
@@ -154,13 +158,18 @@ def replay_page(
 
 
 def _augmented(
-    images: UInt8Array, policy: Policy, seed: int, epoch: int, ids: npt.NDArray[np.int64], num_copies: int
+    make: Callable[[Drawn], UInt8Array],
+    policy: Policy,
+    seed: int,
+    epoch: int,
+    ids: npt.NDArray[np.int64],
+    num_copies: int,
 ) -> list[list[tuple[UInt8Array, list[str]]]]:
     """Per row the copies, each with its labels."""
     rows: list[list[tuple[UInt8Array, list[str]]]] = [[] for _ in ids]
     for copy in range(num_copies):
         drawn = draw_parameters(policy, seed=seed, epoch=epoch, sample_ids=ids, copy=copy)
-        for i, picture in enumerate(render(images, policy, drawn)):
+        for i, picture in enumerate(make(drawn)):
             rows[i].append((picture, drawn.describe(i)))
     return rows
 

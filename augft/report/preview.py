@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from augft.augment.apply import draw_parameters, render
+from augft.augment.apply import draw_parameters
 from augft.augment.draw import words
+from augft.augment.samples import render_samples
 from augft.errors import InputError
 from augft.prepare import Prepared
 from augft.report.pictures import png_bytes, preview_grid, replay_page, two_rows
@@ -46,6 +47,7 @@ def preview_png(prepared: Prepared, *, epoch: int = 0) -> bytes:
         seed=prepared.plan.draw_seed,
         epoch=epoch,
         sample_ids=sample_ids,
+        make=lambda drawn: render_samples(split, sample_ids, prepared.policy, drawn),
     )
     return png_bytes(grid)
 
@@ -59,7 +61,7 @@ def strip_png(prepared: Prepared, *, epoch: int = 0, num: int = 8, tile: int = 6
     sample_ids = _one_of_each(prepared, num)
     images, _ = split.gather(sample_ids)
     drawn = draw_parameters(prepared.policy, seed=prepared.plan.draw_seed, epoch=epoch, sample_ids=sample_ids)
-    return png_bytes(two_rows(images, render(images, prepared.policy, drawn), tile))
+    return png_bytes(two_rows(images, render_samples(split, sample_ids, prepared.policy, drawn), tile))
 
 
 def ops_png(prepared: Prepared) -> bytes:
@@ -100,9 +102,10 @@ def replay(prepared: Prepared, *, sample_id: int, epoch: int = 0, copy: int = 0)
     plan = prepared.plan
     _check_epoch(prepared, epoch)
     position = _position(prepared, sample_id, epoch, copy)
-    original, labels = prepared.dataset.split("train").gather(np.array([sample_id]))
+    split, ids = prepared.dataset.split("train"), np.array([sample_id])
+    original, labels = split.gather(ids)
     drawn = draw_parameters(prepared.policy, seed=plan.draw_seed, epoch=epoch, sample_ids=[sample_id], copy=copy)
-    picture = render(original, prepared.policy, drawn)[0]
+    picture = render_samples(split, ids, prepared.policy, drawn)[0]
     done = drawn.describe(0)
     what = f"sample {sample_id}, {prepared.dataset.manifest.classes[labels[0]]}"
     about = [

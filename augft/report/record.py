@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,22 @@ import yaml
 
 from augft.augment.policy import Policy
 from augft.errors import PolicyError, StorageError
+from augft.model.files import WEIGHTS_FILE
 from augft.report.interval import Score
-from augft.run import CONFIG, ENVIRONMENT, EVALUATION, INCIDENTS, METRICS, POLICY, PREVIEW, SUMMARY, open_run
+from augft.report.lenient import mapping as lenient
+from augft.run import (
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    EVALUATIONS,
+    INCIDENTS,
+    METRICS,
+    POLICY,
+    PREVIEW,
+    SUMMARY,
+    open_run,
+)
+from augft.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,8 @@ class Record:
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
     evaluation: dict[str, Any] | None
+    evaluations: dict[str, dict[str, Any]]
+    """What `augft evaluate` has found of these weights, by name."""
     preview: bytes | None
     incidents: list[dict[str, Any]]
     """What befell the run, a mapping each, in order."""
@@ -136,10 +153,34 @@ def read_record(uri: str) -> Record:
         metrics=lines(METRICS),
         summary=mapping(SUMMARY) or {},
         evaluation=mapping(EVALUATION),
+        evaluations=_of_these_weights(
+            storage,
+            {
+                name.removesuffix(".json"): mapping(f"{EVALUATIONS}/{name}") or {}
+                for name in storage.list(EVALUATIONS)
+                if name.endswith(".json")
+            },
+            problems,
+        ),
         preview=read(PREVIEW),
         incidents=lines(INCIDENTS),
         problems=problems,
     )
+
+
+def _of_these_weights(
+    storage: Storage, evaluations: dict[str, dict[str, Any]], problems: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Those that are of the weights that the run has now; the others are told of."""
+    if not evaluations or not storage.exists(WEIGHTS_FILE):
+        return {}
+    digest = hashlib.sha256(storage.read(WEIGHTS_FILE)).hexdigest()
+    found = {name: each for name, each in evaluations.items() if lenient(each.get("model")).get("weights") == digest}
+    problems += [
+        f"{EVALUATIONS}/{name}.json is of other weights than the run has now: evaluate it again."
+        for name in evaluations.keys() - found.keys()
+    ]
+    return found
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from augft.augment.apply import draw_parameters, render
 from augft.augment.policy import Policy
 from augft.data.picture import to_pixels
 from augft.errors import PolicyError
-from augft.preprocess import Preprocess
+from augft.predictor import Predictor
 from augft.report.pictures import png_bytes, whole_zoom
 from augft.run import POLICY, open_run
 from augft.saved import SavedModel, read_saved
@@ -62,11 +62,9 @@ class Classifier:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device, max_pixels: int) -> None:
-        saved = recipe.saved
         self.recipe = recipe
         self._max_pixels = max_pixels
-        self._module = saved.module().to(device)
-        self._preprocess = Preprocess(saved.mean, saved.std, saved.meta.input_size, device)
+        self._predictor = Predictor(recipe.saved, device)
 
     def decode(self, content: bytes) -> UInt8Array:
         """A picture file → uint8 (S, S, 3), as packing brings it to the size S that training stored.
@@ -76,12 +74,9 @@ class Classifier:
         """
         return to_pixels(content, self.recipe.saved.picture_size, max_pixels=self._max_pixels)
 
-    @torch.inference_mode()
     def probabilities(self, images_NHWC: UInt8Array) -> npt.NDArray[np.float32]:
         """uint8 (N, S, S, 3) → float32 (N, C); rows sum to 1."""
-        logits = self._module(self._preprocess(images_NHWC)).float()
-        probabilities: npt.NDArray[np.float32] = (logits / self.recipe.saved.temperature).softmax(1).cpu().numpy()
-        return probabilities
+        return self._predictor.probabilities(images_NHWC)
 
     def augmented(
         self, picture: UInt8Array, *, seed: int | None, epoch: int | None, copies: int, columns: int

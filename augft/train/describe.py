@@ -19,7 +19,13 @@ from augft.storage import Storage
 
 
 def describe_run(
-    storage: Storage, job: Job, prepared: Prepared, *, hardware: Mapping[str, Any], placement: Mapping[str, Any]
+    storage: Storage,
+    job: Job,
+    prepared: Prepared,
+    *,
+    hardware: Mapping[str, Any],
+    placement: Mapping[str, Any],
+    with_preview: bool = True,
 ) -> None:
     """Write config, policy, environment and preview.
 
@@ -29,6 +35,7 @@ def describe_run(
         prepared: its policy, pictures and plan.
         hardware: what there is, as Ray counts it.
         placement: what the run takes of it.
+        with_preview: whether the preview is drawn.
     """
     dataset, samples = prepared.dataset, prepared.samples
     manifest = dataset.manifest
@@ -43,6 +50,7 @@ def describe_run(
             "digest": manifest.digest,
             "source": manifest.source,
             "classes": manifest.classes,
+            "image_shape": manifest.image_shape,
             "num_train": len(samples.train_ids),
             "num_val": len(samples.val_ids),
             "num_test": dataset.split("test").num_rows if dataset.has("test") else 0,
@@ -50,7 +58,8 @@ def describe_run(
     }
     storage.write(POLICY, prepared.policy.to_json().encode())
     storage.write(ENVIRONMENT, (json.dumps(environment, indent=2, default=str) + "\n").encode())
-    storage.write(PREVIEW, preview_png(prepared))
+    if with_preview:
+        storage.write(PREVIEW, preview_png(prepared))
     # Last: its presence makes the folder a run.
     storage.write(CONFIG, job.to_yaml().encode())
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
@@ -27,13 +28,13 @@ class Ema:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Take up the weights after global step `step`, in place."""
-        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        for key, tensor in module.state_dict().items():
-            average = self.average[key]
-            if average.is_floating_point():
-                average.lerp_(tensor, weight)
-            else:
-                average.copy_(tensor)
+        pairs = [(self.average[key], tensor) for key, tensor in module.state_dict().items()]
+        # All at once: on a GPU a kernel for each of a network's small tensors takes longer than its work.
+        averages, news = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
+        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(averages, news, None)  # type: ignore[no-untyped-call]
+        for average, new in pairs:
+            if not average.is_floating_point():
+                average.copy_(new)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

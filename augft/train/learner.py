@@ -31,6 +31,9 @@ from augft.train.loss import jensen_shannon, per_sample_loss
 from augft.train.precision import fast_bf16
 from augft.train.ranks import Ranks
 from augft.train.schedule import build_optimizer, learning_rate, set_lr
+from augft.upload import upload
+
+Sent = tuple[torch.Tensor, torch.Tensor]
 
 
 class Learner:
@@ -127,8 +130,18 @@ class Learner:
             gamma=schedule.gamma,
         )
 
-    def backward(self, batch: RankBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def send(self, batch: RankBatch) -> Sent:
+        """Put a batch on the device: pictures as they travel, uint8, and labels, int64."""
+        return self._preprocess.upload(batch.images), upload(batch.labels, self._ranks.device, torch.int64)
+
+    def backward(self, batch: RankBatch, sent: Sent | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward and backward: afterwards the gradients are those of the whole step's mean loss.
+
+        The device is not waited for, nor by `update`.
+
+        Args:
+            batch: of the step.
+            sent: the same from `send`; None: it is sent now.
 
         Returns:
             Of this rank's M items: loss float32 (M,) and whether the label was the prediction, bool (M,).
@@ -140,11 +153,12 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         offset = self._plan.share(batch.step, self._ranks.rank, self._ranks.world_size)[0]
         offset -= batch.step * self._plan.global_batch_size
+        pixels, labels = sent or self.send(batch)
         parts = np.array_split(np.arange(len(batch.labels)), self._train.grad_accum_steps)
         losses, correct = [], []
         for number, rows in enumerate(parts):
             with self._gradients_cross_ranks(number == len(parts) - 1):
-                loss, right = self._micro_batch(batch, rows, offset)
+                loss, right = self._micro_batch(batch, pixels, labels, rows, offset)
                 # DDP divides the sum over ranks by their number; ranks of unequal shares weigh by their counts.
                 mean = loss.sum() * (self._ranks.world_size / self._plan.step_size(batch.step))
                 self._scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
@@ -164,14 +178,18 @@ class Learner:
             self._ema.update(self.model, step)
 
     def _micro_batch(
-        self, batch: RankBatch, rows: npt.NDArray[np.intp], offset: int
+        self,
+        batch: RankBatch,
+        pixels: torch.Tensor,
+        labels: torch.Tensor,
+        rows: npt.NDArray[np.intp],
+        offset: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if len(rows) == 0:
             return self._empty_micro_batch(batch)
-        device = self._ranks.device
-        images = self._preprocess.normalise(torch.cat(self._views(batch, slice(rows[0], rows[-1] + 1))))
-        labels = torch.from_numpy(batch.labels[rows].astype(np.int64)).to(device, non_blocking=True)
-        targets = labels
+        part = slice(rows[0], rows[-1] + 1)
+        images = self._preprocess.normalise(torch.cat(self._views(batch, pixels[part], part)))
+        targets = labels = labels[part]
         augment = self._job.augment
         if max(augment.mixup_alpha, augment.cutmix_alpha) > 0:
             draws = draw_mix(
@@ -194,9 +212,8 @@ class Learner:
             loss = loss + self._train.jsd_weight * jensen_shannon(logits_V)
         return loss, logits_V[0].detach().argmax(1) == labels
 
-    def _views(self, batch: RankBatch, rows: slice) -> list[torch.Tensor]:
+    def _views(self, batch: RankBatch, pixels: torch.Tensor, rows: slice) -> list[torch.Tensor]:
         """The pictures that are learnt from, uint8 (N, H, W, 3) each on the device: one, or three for `jsd_weight`."""
-        pixels = self._preprocess.upload(batch.images[rows])
         if self._policy is None:
             return [pixels] if pixels.ndim == 4 else list(pixels.unbind(1))
         views = draw_views(

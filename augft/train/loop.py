@@ -29,6 +29,7 @@ from augft.model.files import META_FILE, WEIGHTS_FILE, meta_to_bytes, tensors_fr
 from augft.prepare import mixing_advice, plan_of
 from augft.run import EVALUATION, METRICS
 from augft.storage import Storage
+from augft.train.ahead import Ahead
 from augft.train.checkpoint import Checkpoints
 from augft.train.learner import Learner
 from augft.train.progress import Clock, EpochSums, Progress
@@ -170,7 +171,7 @@ def run_steps(
         "num_views": num_views,
     }
     order = Order(plan, cursor, actor_kwargs, row_bytes=num_views * height * width * channels)
-    stream = deliver(order)
+    stream = Ahead(deliver(order), learner.send, ranks.device)
     sums = EpochSums(progress, ranks)
     clock = Clock(progress, plan.items_before(cursor))
     told_at, first_step_s = 0.0, None
@@ -184,20 +185,15 @@ def run_steps(
     while not stopped and progress.stop_reason is None and progress.cursor < plan.num_steps:
         step = progress.cursor
         with clock.waiting(), contact.at("waits for pictures"):
-            batch = next(stream)
+            batch, sent = next(stream)
 
-        losses, correct = learner.backward(batch)
+        losses, correct = learner.backward(batch, sent)
 
         # The one synchronisation of a step: every rank learns the loss, and whether to go on.
         time_is_up = ranks.is_first and stop.time_s is not None and progress.elapsed_s >= stop.time_s
         loss_sum, num_bad, is_late, is_asked, has_failed = ranks.sum(
-            [
-                float(losses.sum()),
-                float((~torch.isfinite(losses)).sum()),
-                float(time_is_up),
-                float(ranks.is_first and contact.stop_is_asked),
-                float(writes.error is not None),
-            ]
+            [float(time_is_up), float(ranks.is_first and contact.stop_is_asked), float(writes.error is not None)],
+            torch.stack([losses.sum(), (~torch.isfinite(losses)).sum()]).double(),
         )
         if num_bad:
             raise _non_finite(batch, losses, ranks)

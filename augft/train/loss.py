@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from augft.augment.mix import one_hot
 from augft.errors import ConfigError
 
 
@@ -39,7 +40,7 @@ def per_sample_loss(
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
     if loss == "mse":
         num_classes = logits.shape[1]
-        soft = targets.float() if targets.is_floating_point() else F.one_hot(targets, num_classes).float()
+        soft = targets.float() if targets.is_floating_point() else one_hot(targets, num_classes)
         soft = soft * (1.0 - label_smoothing) + label_smoothing / num_classes
         return (soft - logits.softmax(1)).square().sum(1)
     raise ConfigError(f"train.loss: {loss!r} is neither cross_entropy nor mse")

@@ -17,8 +17,13 @@ from augft.train.ranks import Ranks
 
 LOSS_UNIT = 2.0**-24
 """What sums of losses are counted in: 6e-8, about what a float32 loss near 1 can tell."""
-_MAX_LOSS = 1e6
-"""A larger one counts as this: so half a million of them still fit 64 bits."""
+MAX_LOSS = 1e6
+"""A larger one, or none, counts as this: so half a million of them still fit 64 bits."""
+
+
+def in_units(losses: torch.Tensor) -> torch.Tensor:
+    """Losses, float (M,), in whole `LOSS_UNIT`, int64 (M,): sums of them do not depend on their order."""
+    return (losses.double().nan_to_num(MAX_LOSS).clamp(max=MAX_LOSS) / LOSS_UNIT).round().long()
 
 
 @dataclass
@@ -148,7 +153,7 @@ class EpochSums:
         self._step_digests.append(batch.digest)
         self._augment_s += batch.augment_s
         self._num_timed += batch.num_timed
-        units = (losses.double().clamp(max=_MAX_LOSS) / LOSS_UNIT).round().long()
+        units = in_units(losses)
         rows = torch.stack([units, correct.long(), torch.ones_like(units)])
         # A rank's share is in plan order, so each epoch's items stand together.
         epochs, first = np.unique(batch.epochs, return_index=True)

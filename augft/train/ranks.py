@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from augft.errors import InputError, StorageError
+from augft.upload import upload
 
 
 class FirstFailure:
@@ -45,11 +46,18 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over ranks, in float64."""
+    def sum(self, values: Sequence[float], on_device: torch.Tensor | None = None) -> list[float]:
+        """Sums over ranks, in float64, read back from the device at one go.
+
+        Args:
+            values: of the host.
+            on_device: further ones, float64 (K,), that come first in the result.
+        """
         if self.world_size == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+            return [*([] if on_device is None else on_device.tolist()), *values]
+        tensor = upload(np.array(values, np.float64), self.device, torch.float64)
+        if on_device is not None:
+            tensor = torch.cat([on_device, tensor])
         dist.all_reduce(tensor)
         summed: list[float] = tensor.tolist()
         return summed

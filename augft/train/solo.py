@@ -47,6 +47,7 @@ def run_alone(
     stop_is_asked: Callable[[], bool] = lambda: False,
     with_test: bool = True,
     keep_checkpoints: bool = True,
+    with_preview: bool = True,
     free_to_change: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run a job in this process, from its newest checkpoint at `uri` to its end; a finished one is not run again.
@@ -62,6 +63,7 @@ def run_alone(
         stop_is_asked: asked after each step.
         with_test: whether the chosen weights are tested at the end.
         keep_checkpoints: whether they stay after the end: they are needed to go on with other stop rules.
+        with_preview: whether preview.png is drawn: of many runs nobody looks at it.
         free_to_change: keys in which the job may differ from that of the run that is there, as `augment.policy`.
 
     Returns:
@@ -86,6 +88,7 @@ def run_alone(
             prepared,
             hardware={"CPU": local_cpus(), "GPU": torch.cuda.device_count()},
             placement={"device": str(device), "threads": threads, "augment": "in the trainer's process"},
+            with_preview=with_preview,
         )
         assignment = Assignment(
             job=resolved_weights(job),

@@ -34,10 +34,12 @@ class Files:
     """The packed data set."""
     digest: str
     """Of its manifest: another data set may lie at the same place of another node."""
-    folder: str
-    """Where the run is written."""
+    folder: str | None = None
+    """Where the run is written; None: nothing is."""
     weights: str | None = None
     """A file or folder of weights, where the job names one."""
+    take: str = "set data.source to that"
+    """How the user names pictures that are packed elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,11 @@ def look_everywhere(files: Files, nodes: Sequence[Node], *, timeout_s: float = A
 
 
 @contextmanager
-def marked(folder: str) -> Iterator[str]:
-    """Within the block a marker file lies in the folder: its name, which is also its content."""
+def marked(folder: str | None) -> Iterator[str]:
+    """Within the block a marker file lies in the folder, if there is one: its name, which is also its content."""
+    if folder is None:
+        yield ""
+        return
     storage = Storage(folder)
     was_there = storage.exists()
     marker = f"{_MARKER}{uuid.uuid4().hex}"
@@ -118,15 +123,13 @@ def look(files: Files, marker: str) -> list[str]:
     found = []
     try:
         if open_packed(files.packed).manifest.digest != files.digest:
-            found.append(
-                f"has other pictures at {files.packed}; `augft pack` them into {_SHARE}, and set data.source to that"
-            )
+            found.append(f"has other pictures at {files.packed}; `augft pack` them into {_SHARE}, and {files.take}")
     except AugftError as error:
         found.append(
-            f"does not see the packed pictures at {files.packed} ({error}); `augft pack` them into {_SHARE}, and set "
-            "data.source to that"
+            f"does not see the packed pictures at {files.packed} ({error}); `augft pack` them into {_SHARE}, and "
+            f"{files.take}"
         )
-    if problem := _look_at_folder(files.folder, marker):
+    if files.folder is not None and (problem := _look_at_folder(files.folder, marker)):
         found.append(problem)
     if files.weights is not None and not os.path.exists(files.weights):
         found.append(f"does not see the weights at {files.weights}; copy them into {_SHARE}, and set model.weights")

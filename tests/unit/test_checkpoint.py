@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -149,33 +151,47 @@ def test_killed_between_the_files_of_a_checkpoint_written_again(storage: Storage
 
 def test_killed_at_any_moment_while_it_saves(storage: Storage, tmp_path: Path) -> None:
     """A process that saves and saves is killed; whatever is there then is whole."""
+    # What saves is forked from a process that has imported everything, once.
     code = (
-        "import sys, torch\n"
+        "import os, sys, torch\n"
         "from augft.storage import Storage\n"
         "from augft.train.checkpoint import Checkpoints\n"
         "from augft.train.progress import Progress\n"
-        "checkpoints, step = Checkpoints(Storage(sys.argv[1]), 2), int(sys.argv[2])\n"
-        "print('saves', flush=True)\n"
-        "while True:\n"
-        "    step += 1\n"
-        "    checkpoints.save(Progress(cursor=step), {'w': torch.full((2_000_000,), float(step))})\n"
+        "for reached in sys.stdin:\n"
+        "    if child := os.fork():\n"
+        "        os.waitpid(child, 0)\n"
+        "        print('killed', flush=True)\n"
+        "        continue\n"
+        "    checkpoints, step = Checkpoints(Storage(sys.argv[1]), 2), int(reached)\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    while True:\n"
+        "        step += 1\n"
+        "        checkpoints.save(Progress(cursor=step), {'w': torch.full((2_000_000,), float(step))})\n"
     )
     rng, reached = random.Random(0), 0
-    for _ in range(4):
-        command = [sys.executable, "-c", code, storage.uri, str(reached)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as saving:
-            assert saving.stdout is not None
-            saving.stdout.readline()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, storage.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as forking:
+        assert forking.stdin is not None
+        assert forking.stdout is not None
+        for _ in range(4):
+            print(reached, file=forking.stdin, flush=True)
+            saving = int(forking.stdout.readline())
             time.sleep(rng.uniform(0.1, 0.8))
-            saving.kill()
-        said: list[str] = []
-        found = Checkpoints(storage, 2).load(said.append)
-        assert found is not None
-        progress, tensors = found
-        assert progress.cursor > reached
-        assert torch.equal(tensors["w"], torch.full((2_000_000,), float(progress.cursor)))
-        assert all("is not whole" in text for text in said), "half a file took the place of a whole one"
-        reached = progress.cursor
+            os.kill(saving, signal.SIGKILL)
+            assert forking.stdout.readline() == "killed\n"
+            reached = newest_whole(storage, reached)
+
+
+def newest_whole(storage: Storage, reached: int) -> int:
+    said: list[str] = []
+    found = Checkpoints(storage, 2).load(said.append)
+    assert found is not None
+    progress, tensors = found
+    assert progress.cursor > reached
+    assert torch.equal(tensors["w"], torch.full((2_000_000,), float(progress.cursor)))
+    assert all("is not whole" in text for text in said), "half a file took the place of a whole one"
+    return progress.cursor
 
 
 def test_all_damaged_is_none(storage: Storage, tmp_path: Path) -> None:

@@ -237,8 +237,13 @@ def test_too_far_is_told_as_the_kernel_tells_it() -> None:
 
 
 @pytest.mark.parametrize("case", ["everything", "shrink", "grey box", "preset basic", "preset augmix"])
-def test_nothing_is_read_back(case: str) -> None:
+def test_nothing_is_read_back(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's tensors without content: to read one, or to meet one of the host, would fail."""
+
+    def contentless(numbers: npt.NDArray[Any], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=dtype).to(device)  # page-locked memory needs a GPU
+
+    monkeypatch.setattr("augft.augment.device.tensors.upload", contentless)
     policy = Policy.from_config(CASES[case])
     drawn = drawn_of(policy, 8)
     with FakeTensorMode():

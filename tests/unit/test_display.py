@@ -63,6 +63,18 @@ def test_steps_are_quiet_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -
     assert out.getvalue().splitlines()[1].strip() == "packing  1,000"
 
 
+def test_how_fast_it_counts_and_how_long_it_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what was counted here: what an earlier packing had done comes with the first call."""
+    now = [1000.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    shown, out = plain()
+    with shown:
+        shown.count("packing", 400_000, 1_000_000)
+        now[0] += 60
+        shown.count("packing", 460_000, 1_000_000)
+    assert out.getvalue() == "packing  460,000/1,000,000  1,000/s  9 min left\n"
+
+
 def test_a_terminal_has_a_bar_and_lines_above_it() -> None:
     shown, out = terminal()
     with shown:

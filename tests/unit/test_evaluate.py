@@ -65,7 +65,7 @@ def test_counts_are_numpys(split: PackedSplit, weight: torch.Tensor, batch_size:
 
 def test_ranks_have_each_sample_once(split: PackedSplit, weight: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without processes: each rank's own part, before anything crosses ranks."""
-    monkeypatch.setattr(Ranks, "sum", lambda self, values: list(values))
+    monkeypatch.setattr(Ranks, "sum", lambda self, values, on_device: [*on_device.tolist(), *values])
     monkeypatch.setattr(Ranks, "sum_integers", lambda self, values: values)
     monkeypatch.setattr(Ranks, "gather", lambda self, value: [value])
     ids = np.arange(101)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import xlogy
 from sklearn.calibration import calibration_curve
 
 from augft.assess.calibrate import (
@@ -18,7 +19,7 @@ from augft.assess.calibrate import (
     fit_temperature,
     interval,
 )
-from augft.assess.paired import mcnemar
+from augft.assess.paired import Paired, mcnemar
 from augft.errors import DataError
 
 
@@ -131,6 +132,40 @@ def test_mcnemar_is_the_binomial_sum(ours: int, theirs: int) -> None:
     assert found.p_value == pytest.approx(min(1.0, 2 * tail), rel=1e-12)
     assert (found.both, found.only_ours, found.only_theirs, found.neither) == (both, ours, theirs, neither)
     assert found.difference == pytest.approx(a.mean() - b.mean())
+
+
+@pytest.mark.parametrize("table", [(36, 12, 2, 0), (300, 40, 21, 50), (0, 3, 0, 9), (20, 0, 5, 0)])
+def test_the_interval_of_a_difference_is_where_the_likelihood_allows_it(table: tuple[int, ...]) -> None:
+    """At its ends the score test of that difference, its nuisance by maximal likelihood on a grid, is at 5 %."""
+    both, b, c, neither = table
+    num = sum(table)
+    found = Paired(*table, p_value=1.0)
+    grid = np.linspace(0, 1, 400_001)
+    for end in found.interval:
+        if abs(end) == 1:
+            continue
+        q_c = grid[(grid + end >= 0) & (2 * grid + end <= 1)]
+        q_b = q_c + end
+        with np.errstate(divide="ignore", invalid="ignore"):
+            likelihood = xlogy(b, q_b) + xlogy(c, q_c) + xlogy(both + neither, 1 - q_b - q_c)
+        best = np.nanargmax(likelihood)
+        variance = num * (q_b[best] + q_c[best] - end**2)
+        assert abs(b - c - num * end) / math.sqrt(variance) == pytest.approx(1.95996, rel=2e-3)
+    assert found.interval[0] < found.difference < found.interval[1]
+
+
+def test_the_interval_of_a_difference_covers() -> None:
+    rng = np.random.default_rng(0)
+    shares = [0.7, 0.12, 0.06, 0.12]
+    tables = rng.multinomial(60, shares, 400)
+    held = [low <= 0.06 <= high for low, high in (Paired(*map(int, t), p_value=1.0).interval for t in tables)]
+    assert 0.92 <= np.mean(held) <= 0.985
+
+
+def test_no_difference_at_all_has_an_interval() -> None:
+    low, high = Paired(20, 0, 0, 24, p_value=1.0).interval
+    assert high == -low == pytest.approx(1.95996**2 / (44 + 1.95996**2), rel=1e-4)
+    assert Paired(0, 5, 0, 0, p_value=1.0).interval[1] == 1
 
 
 def test_equal_models_and_unequal_pictures() -> None:

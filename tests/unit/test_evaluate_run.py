@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from evaluated_run import make_run
@@ -21,21 +24,24 @@ from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from augft import cli
 from augft.assess import assess as module
+from augft.assess import findings, workers
 from augft.assess.assess import Wanted, assess
-from augft.assess.look import MAX_LOSS, Pictures, Task, counts, loss_units
-from augft.assess.subject import Subject
+from augft.assess.look import Pictures, Task, counts, loss_units
+from augft.assess.subject import Subject, pictures_of
 from augft.assess.views import AsTheyAre, Augmented, Corrupted, Moved
 from augft.assess.workers import Looker, shares_of
 from augft.augment.policy import Policy
+from augft.data.pack import pack
 from augft.data.packed import open_packed
 from augft.display import Display
-from augft.errors import ConfigError, DataError, InputError, RunDirectoryError
+from augft.errors import ConfigError, DataError, InputError, RunDirectoryError, RunError
 from augft.evaluate import correct_from_dict, evaluate
 from augft.mlflow_model import PictureModel
-from augft.model import build_model, load_saved
+from augft.model import build_model, load_saved, write_model
 from augft.preprocess import Preprocess
 from augft.report.assessment import render, tables
-from augft.train.progress import LOSS_UNIT
+from augft.report.page import write_report
+from augft.train.progress import LOSS_UNIT, MAX_LOSS
 from augft.train.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -80,7 +86,7 @@ class Shared:
         parts: dict[tuple[int, int], Any] = {}
         for share in reversed(shares_of(len(tasks), pictures.num_chunks, self.num)):
             sent, shown, wanted = pickle.loads(pickle.dumps((subject, pictures, tasks)))
-            model = sent.model(CPU)
+            model = sent.predictor(CPU)
             parts |= {job: wanted[job[0]](model, shown, job[1]) for job in share}
         from augft.assess.workers import _joined
 
@@ -133,10 +139,10 @@ def test_metrics_are_those_of_other_code(run: str, digits: Path) -> None:
 def test_counts_do_not_depend_on_the_number_of_workers(
     run: str, other: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    few = {name: module.CORRUPTIONS[name] for name in ("shot_noise", "motion_blur")}
-    monkeypatch.setattr(module, "CORRUPTIONS", few)
-    monkeypatch.setattr(module, "ANGLES", (-30, 0, 45))
-    monkeypatch.setattr(module, "SHIFTS", (0.0, 12.5))
+    few = {name: findings.CORRUPTIONS[name] for name in ("shot_noise", "motion_blur")}
+    monkeypatch.setattr(findings, "CORRUPTIONS", few)
+    monkeypatch.setattr(findings, "ANGLES", (-30, 0, 45))
+    monkeypatch.setattr(findings, "SHIFTS", (0.0, 12.5))
     monkeypatch.setattr("augft.assess.look.MOST_A_CHUNK", 40)  # nine chunks, the last a short one
     wanted = Wanted(corruptions=True, sweeps=True, tta="digits", tta_copies=2, against=other)
 
@@ -162,7 +168,7 @@ def test_an_actor_keeps_its_model(monkeypatch: pytest.MonkeyPatch, run: str, dig
     import ray
 
     subject = Subject.of(run)
-    pictures = module.pictures_of(subject, open_packed(digits), "test")
+    _, pictures = pictures_of(subject, open_packed(digits), "test")
     fetched: list[object] = []
     monkeypatch.setattr(ray, "get", lambda ref: fetched.append(ref) or (subject, pictures, [Task((AsTheyAre(),))]))
     threads = torch.get_num_threads()
@@ -172,6 +178,17 @@ def test_an_actor_keeps_its_model(monkeypatch: pytest.MonkeyPatch, run: str, dig
     torch.set_num_threads(threads)
     assert fetched == ["first", "second"]
     assert np.sum(found, axis=0)[0, 0] == 359
+
+
+def test_an_actor_that_dies_again_and_again_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def dead(reference: object) -> None:
+        raise ray.exceptions.ActorUnavailableError("the node is gone\nand more", None)
+
+    monkeypatch.setattr(ray, "get", dead)
+    with pytest.raises(RunError, match=r"^a worker died, again and again: [^\n]*; try fewer --workers$"):
+        workers._result("reference")
 
 
 def test_losses_are_counted_in_units() -> None:
@@ -187,7 +204,7 @@ def test_losses_are_counted_in_units() -> None:
 def test_tta_is_the_mean_of_probabilities(run: str, digits: Path) -> None:
     found = examined(run, wanted=Wanted(tta="digits", tta_copies=3))["tta"]
     subject = Subject.of(run)
-    model = subject.model(CPU)
+    model = subject.predictor(CPU)
     images, labels = open_packed(digits).split("test").gather(np.arange(359))
     policy = Policy.from_config("digits")
     with torch.inference_mode():
@@ -312,9 +329,57 @@ def test_classes_that_do_not_match(run: str, digits: Path, tmp_path: Path) -> No
 
 
 def test_a_split_by_name(run: str) -> None:
-    assert examined(run, split="train")["num_samples"] == 1438
-    with pytest.raises(DataError, match="no split 'holdout': it has test, train"):
+    """Of the run's own pictures what it trained on and what it carved from that, each told as what it is."""
+    parts = {split: examined(run, split=split) for split in ("train", "val", "test")}
+    assert {split: found["num_samples"] for split, found in parts.items()} == {"train": 1295, "val": 143, "test": 359}
+    assert [found["data"]["part"] for found in parts.values()] == ["trained on", "chose the weights", None]
+    assert [found["calibration"]["judged_on_the_same"] for found in parts.values()] == [False, True, False]
+    assert "trained on these very pictures" in render(parts["train"])
+    assert "Here it is judged on the same ones, which flatters it" in render(parts["val"])
+    assert "flatters" not in render(parts["test"])
+    by_name = examined(run, source="digits", split="val")
+    assert by_name["confusion"] == parts["val"]["confusion"], "the run's own pictures, whatever they are called"
+    with pytest.raises(DataError, match="no split 'holdout': it has test, train, val"):
         examined(run, split="holdout")
+
+
+def test_a_run_against_one_that_validated_with_other_pictures(run: str, other: str) -> None:
+    """Of another seed: as many of each class, in the same order, and yet others."""
+    with pytest.raises(DataError, match="in 'val' that are not the 143 of this run"):
+        examined(run, split="val", wanted=Wanted(against=other))
+
+
+def test_test_pictures_alone(run: str, digits: Path, tmp_path: Path) -> None:
+    expected = examined(run, source=str(folders(tmp_path / "flat", digits, {7: "7", 3: "3"})))
+    folders(tmp_path / "lone" / "test", digits, {7: "7", 3: "3"})
+    found = examined(run, source=str(tmp_path / "lone"))
+    assert (found["data"]["split"], found["confusion"]) == ("test", expected["confusion"])
+    assert found["loss_units"] == expected["loss_units"]
+    folders(tmp_path / "unknown" / "test", digits, {7: "7", 3: "three"})
+    with pytest.raises(DataError, match="does not know: 'three'"):
+        examined(run, source=str(tmp_path / "unknown"))
+    with pytest.raises(DataError, match="test but no train folder"):
+        pack(str(tmp_path / "lone"), image_size=8)
+
+
+def test_classes_in_another_order(run: str, digits: Path, tmp_path: Path) -> None:
+    """A Parquet file of test pictures that numbers the classes backwards, and names them."""
+    images, labels = open_packed(digits).split("test").gather(np.arange(40))
+    files = []
+    for image in images:
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "PNG")
+        files.append({"bytes": content.getvalue()})
+    table = pa.table({"image": files, "label": pa.array(9 - labels.astype(np.int64))})
+    features = {"label": {"names": [str(9 - i) for i in range(10)]}}
+    said = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    pq.write_table(table.replace_schema_metadata(said), tmp_path / "test-00000.parquet")
+    found = examined(run, source=str(tmp_path), out=tmp_path / "found.json")
+    right = correct_from_dict(examined(run))[:40]
+    assert found["data"]["split"] == "test"
+    assert found["classes"] == [str(i) for i in range(10)]
+    assert found["num_correct"] == right.sum() > 10
+    assert np.array(found["confusion"]).sum(1).tolist() == np.bincount(labels, minlength=10).tolist()
 
 
 def test_a_run_against_one_of_other_classes(run: str, tmp_path: Path, copied: Path) -> None:
@@ -355,9 +420,9 @@ def test_files_and_the_page(copied: Path, tmp_path: Path) -> None:
 
 
 def test_a_page_with_everything(copied: Path, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {name: module.CORRUPTIONS[name] for name in ("brightness", "contrast")}
-    monkeypatch.setattr(module, "CORRUPTIONS", few)
-    monkeypatch.setattr(module, "ANGLES", (-30, 0, 45))
+    few = {name: findings.CORRUPTIONS[name] for name in ("brightness", "contrast")}
+    monkeypatch.setattr(findings, "CORRUPTIONS", few)
+    monkeypatch.setattr(findings, "ANGLES", (-30, 0, 45))
     found = examined(copied, wanted=Wanted(corruptions=True, sweeps=True, against=other))
     assert found["sweeps"]["rotation"]["num_correct"][1] == found["num_correct"]
     rows = found["corruptions"]["rows"]
@@ -374,6 +439,40 @@ def test_a_page_with_everything(copied: Path, other: str, monkeypatch: pytest.Mo
     printed = console.export_text()
     assert f"{100 * rows['contrast']['mean_error']:.1f}" in printed
     assert "McNemar" in printed
+
+
+def test_what_was_found_earlier_of_the_same_stays(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "CORRUPTIONS", {"contrast": findings.CORRUPTIONS["contrast"]})
+    first = examined(copied, wanted=Wanted(corruptions=True))
+    second = examined(copied, wanted=ALL)
+    assert second["corruptions"] == first["corruptions"]
+    assert {"corruptions", "tta"} <= json.loads((copied / "evaluation" / "test.json").read_text()).keys()
+    assert "Corrupted pictures" in (copied / "evaluation" / "test.html").read_text()
+    weights = build_model("resnet20", num_classes=10, weights=str(copied), classes=load_saved(copied).meta.classes)
+    weights.module.fc.bias.data += 1
+    write_model(copied, weights.module, load_saved(copied).meta)
+    assert examined(copied).keys().isdisjoint({"corruptions", "tta"})
+
+
+def test_the_runs_report_has_a_link(copied: Path, other: str) -> None:
+    shutil.rmtree(copied / "evaluation", ignore_errors=True)
+    examined(copied)
+    assert not (copied / "report.html").exists(), "nobody asked for one"
+    write_report(str(copied), other)
+    baseline = re.search(r"<h2 id=.versus-title.>.*?</section>", (copied / "report.html").read_text(), re.DOTALL)
+    assert baseline
+    assert 'href="evaluation/test.html"' in (copied / "report.html").read_text()
+    assert 'href="evaluation/val.html"' not in (copied / "report.html").read_text()
+    found = examined(copied, split="val")
+    page = (copied / "report.html").read_text()
+    assert 'href="evaluation/val.html"' in page
+    assert f"{100 * found['calibration']['plain']['ece']:.1f} %" in page
+    assert baseline[0] in page, "what it is held against is still there"
+    (copied / "model.safetensors").write_bytes((Path(other) / "model.safetensors").read_bytes())
+    write_report(str(copied))
+    page = (copied / "report.html").read_text()
+    assert 'href="evaluation/' not in page
+    assert "evaluation/val.json is of other weights" in page
 
 
 def test_nothing_is_saved_that_could_not_be_written(copied: Path, tmp_path: Path) -> None:
@@ -409,7 +508,7 @@ def test_the_command(copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (["RUN", "--tta", "digitz"], "digitz"),
         (["RUN", "--out", "found.txt"], "name a .json file"),
         (["RUN", "--against", "nowhere"], "no run there"),
-        (["RUN", "--split", "val"], "no split 'val'"),
+        (["RUN", "--split", "holdout"], "no split 'holdout'"),
         (["RUN", "--address", "127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )
@@ -432,5 +531,5 @@ def test_bad_input_is_one_line(
 
 def test_a_run_that_has_not_finished(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
-    with pytest.raises(RunDirectoryError, match=r"model.safetensors is not there, the run has not finished"):
+    with pytest.raises(RunDirectoryError, match=r"left no model yet \(model\.safetensors\)"):
         examined(copied)

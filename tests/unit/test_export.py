@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from exported_run import CALLS, CLASSES, MEAN, assert_agree, card_call, card_lines, expected, make_model_run
 from report_data import make_run
 from typer.testing import CliRunner
 
@@ -21,43 +22,19 @@ from augft.export import write
 from augft.export.formats import MOST_DIFFERENCE, SUFFIXES, check, exported
 from augft.export.network import PictureNetwork
 from augft.export.write import export
-from augft.mlflow_model import PictureModel
-from augft.model import ModelMeta, build_model, find_head, load_saved, write_model
-from augft.preprocess import Preprocess
+from augft.model import build_model, load_saved
 from augft.saved import SavedModel, read_saved
 from augft.storage import Storage
 
 Images = npt.NDArray[np.uint8]
 
-CLASSES = (*(f"class {i}" for i in range(9)), "a|b `c` <d>")
-MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.0, 0.3)
 MODELS = {"resnet20": "cifar", "resnet18": "cifar", "shufflenet_v2_x0_5": "imagenet"}
-
-
-def make_model_run(folder: Path, packed: Path, architecture: str, input_size: int | None = 24) -> Path:
-    """A run with weights that nobody trained, but whose answers differ from picture to picture."""
-    make_run(folder, packed)
-    module = build_model(architecture, num_classes=10, stem=MODELS[architecture], seed=3).module
-    images, _ = open_packed(packed).split("train").gather(np.arange(64))
-    prepare = Preprocess(MEAN, STD, input_size, torch.device("cpu"))
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.momentum = None  # an average of all it sees
-        for _ in range(2):  # only what batch normalisation remembers is learned
-            module(prepare(images))
-        for part in module.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.running_var.add_(0.1)  # or a channel that hardly varies would enlarge the last bit
-        find_head(module)[1].weight.mul_(2 / module.eval()(prepare(images)).std())
-    meta = ModelMeta(architecture, 10, MODELS[architecture], CLASSES, MEAN, STD, input_size, 130, temperature=2.5)
-    write_model(folder, module, meta)
-    return folder
+"""The stem of each."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    return make_model_run(tmp_path_factory.mktemp("runs") / "small", digits, "resnet20")
+    return make_model_run(tmp_path_factory.mktemp("runs") / "small", digits, "resnet20", stem="cifar")
 
 
 @pytest.fixture(scope="module")
@@ -65,41 +42,6 @@ def images(digits: Path) -> Images:
     """uint8 (1000, 8, 8, 3)."""
     gathered, _ = open_packed(digits).split("train").gather(np.arange(1000))
     return gathered
-
-
-def expected(run: Path, images: Images) -> tuple[Any, Any]:
-    """Logits and probabilities by the code that training and MLflow use, which the export shares nothing with."""
-    model = PictureModel(run, torch.device("cpu"))
-    with torch.inference_mode():
-        logits = model._module(model._preprocess(images))
-    return logits.numpy(), model.predict(images)
-
-
-def assert_agree(found: Any, right: Any) -> None:
-    for one, other in zip(found, right, strict=True):
-        np.testing.assert_allclose(np.asarray(one), other, rtol=0, atol=1e-4)
-    assert np.ptp(right[0], axis=0).max() > 0.05, "all pictures have the same answer: the test would see nothing"
-
-
-def onnx_call(path: Path) -> Any:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'augft[onnx]'")
-    pytest.importorskip("onnxscript", reason="pip install 'augft[onnx]'")
-    session = onnxruntime.InferenceSession(path)
-    return lambda pictures: session.run(None, {"images": pictures})
-
-
-def program_call(path: Path) -> Any:
-    module = torch.export.load(path).module()
-    return lambda pictures: [output.detach().numpy() for output in module(torch.from_numpy(pictures))]
-
-
-CALLS = {"onnx": onnx_call, "torch": program_call}
-
-
-def example(card: str, word: str) -> str:
-    """The card's lines of Python that hold a word."""
-    [found] = [code for code in re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL) if word in code]
-    return found
 
 
 # ---- what comes out --------------------------------------------------------------------------------------
@@ -157,16 +99,13 @@ def test_the_lines_of_the_card_load_the_weights(
     tmp_path: Path, digits: Path, images: Images, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """Plain torchvision where it has the network; with what a stem for small pictures takes."""
-    run = make_model_run(tmp_path / "run", digits, architecture, input_size=32)
+    run = make_model_run(tmp_path / "run", digits, architecture, stem=MODELS[architecture], input_size=32)
     export(str(run), "safetensors", tmp_path / "out" / "weights.safetensors")
     monkeypatch.chdir(tmp_path / "out")
-    code = example(Path("MODEL.md").read_text(encoding="utf-8"), "load_file")
-    assert ("augft" in code) == (architecture == "resnet20")
+    card = Path("MODEL.md").read_text(encoding="utf-8")
+    assert ("augft" in card_lines(card, "load_file")) == (architecture == "resnet20")
     images = images if architecture == "resnet20" else images[:40]
-    names: dict[str, Any] = {"pictures": images}
-    with torch.inference_mode():
-        exec(code, names)
-    assert_agree((names["logits"], names["probabilities"]), expected(run, images))
+    assert_agree(card_call(card, "load_file")(images), expected(run, images))
 
 
 def test_three_lines_load_the_weights_of_a_torchvision_model(tmp_path: Path, digits: Path) -> None:
@@ -196,11 +135,8 @@ def test_the_lines_of_the_card_run_the_programs(
     files: dict[str, Path], run: Path, images: Images, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
     monkeypatch.chdir(files[format].parent)
-    names: dict[str, Any] = {"pictures": images[:50]}
-    card = Path("MODEL.md").read_text(encoding="utf-8")
-    with torch.inference_mode():
-        exec(example(card, f"digits{SUFFIXES[format]}"), names)
-    assert_agree((names["logits"], names["probabilities"]), expected(run, images[:50]))
+    call = card_call(Path("MODEL.md").read_text(encoding="utf-8"), f"digits{SUFFIXES[format]}")
+    assert_agree(call(images[:50]), expected(run, images[:50]))
 
 
 def test_the_card_says_what_was_recorded_and_how_sure_it_is(files: dict[str, Path], run: Path) -> None:
@@ -304,7 +240,7 @@ def test_a_run_without_a_model_is_told(tmp_path: Path, digits: Path) -> None:
         (unfinished / name).unlink(missing_ok=True)
     with pytest.raises(RunDirectoryError, match="left no model yet"):
         export(str(unfinished), "torch", tmp_path / "x.pt2")
-    damaged = make_model_run(tmp_path / "damaged", digits, "resnet20")
+    damaged = make_model_run(tmp_path / "damaged", digits, "resnet20", stem="cifar")
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="cut short"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from object_store import Line, s3_server
 from PIL import Image
@@ -221,6 +224,15 @@ def test_a_set_is_packed_and_read(bucket: str, source: str, images: np.ndarray, 
     assert pack(uri) == uri  # as any packed set, it is handed back
 
 
+def test_picture_files_are_packed_and_read(bucket: str, source: str, images: np.ndarray) -> None:
+    uri = f"{bucket}/files"
+    assert pack(source, uri, image_size=5, encoded=True) == uri
+    assert Storage(uri).list() == ["manifest.json", "train-00000.parquet"]
+    found, labels = open_packed(uri).split("train").gather(np.arange(NUM_ROWS))
+    np.testing.assert_array_equal(found, images)
+    assert labels.tolist() == [0] * 20 + [1] * 20 + [2] * 20
+
+
 def test_the_command_takes_a_uri(
     bucket: str, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,16 +290,18 @@ def test_an_upload_that_broke_off_is_no_set_and_is_gone_on_with(
     real = Storage.write
 
     def breaking(storage: Storage, name: str, data: bytes) -> None:
+        if storage.local:
+            return real(storage, name, data)
         if name == "train-00002.parquet" and not written.count("broken"):
             written.append("broken")
             raise StorageError("broken")
         written.append(name)
-        real(storage, name, data)
+        return real(storage, name, data)
 
     monkeypatch.setattr(Storage, "write", breaking)
     with pytest.raises(StorageError, match="broken"):
         pack(source, uri)
-    assert not list((cache / "packed").iterdir())
+    assert len(list((cache / "packed").iterdir())) == 1
     assert not is_packed(uri)
     with pytest.raises(DataError, match="is not a packed data set"):
         open_packed(uri)
@@ -296,6 +310,7 @@ def test_an_upload_that_broke_off_is_no_set_and_is_gone_on_with(
     written.clear()
     written.append("broken")
     pack(source, uri)
+    assert not list((cache / "packed").iterdir())
     assert written[2:] == ["train-00002.parquet", "manifest.json"]  # after the marker; the others are there
     assert sorted(files_in(uri)) == ["manifest.json", *(f"train-0000{i}.parquet" for i in range(3))]
     assert np.array_equal(open_packed(uri).split("train").gather(np.arange(NUM_ROWS))[0], images)
@@ -323,9 +338,53 @@ def test_damage_is_told(bucket: str, source: str) -> None:
         open_packed(uri)
 
 
-def test_pictures_on_object_storage_are_refused(bucket: str) -> None:
+# ---- pictures on object storage ----------------------------------------------------------------------------
+
+
+def copy_to(uri: str, folder: str) -> str:
+    for path in Path(folder).rglob("*.*"):
+        Storage(uri).write(str(path.relative_to(folder)), path.read_bytes())
+    return uri
+
+
+def test_class_folders_on_object_storage(bucket: str, source: str, tmp_path: Path) -> None:
+    uri = copy_to(f"{bucket}/pictures", source)
+    local, remote = pack(source, tmp_path / "one"), pack(uri, tmp_path / "two")
+    before, after = files_in(str(local)), files_in(str(remote))
+    assert open_packed(remote).manifest.digest == open_packed(local).manifest.digest
+    assert {name for name in before if before[name] != after[name]} == {"manifest.json"}  # which names the source
+    copy_to(f"{bucket}/pictures", source)  # at another time
+    time.sleep(1.1 - time.time() % 1)  # an S3 tells whole seconds
+    Storage(uri).write("a/00.png", Path(source, "a", "01.png").read_bytes())
+    assert pack(uri) != pack(source)
+    with pytest.raises(DataError, match="exists and is not this source"):
+        pack(uri, tmp_path / "two")
+
+
+def test_parquet_on_object_storage(bucket: str, source: str, images: np.ndarray) -> None:
+    for split, rows in (("train", range(48)), ("test", range(48, 60))):
+        contents = [Path(source, "abc"[i // 20], f"{i:02d}.png").read_bytes() for i in rows]
+        table = pa.table({"image": contents, "label": [i % 3 for i in rows]})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, row_group_size=10)
+        Storage(bucket).write(f"data/{split}-00000.parquet", buffer.getvalue())
+    train = open_packed(pack(f"{bucket}/data")).split("train")
+    order = sorted(range(48), key=lambda i: (i % 3, i))
+    assert np.array_equal(train.gather(np.arange(48))[0], images[order])
+    one = open_packed(pack(f"{bucket}/data/train-00000.parquet"))
+    assert one.manifest.splits["train"] == open_packed(pack(f"{bucket}/data")).manifest.splits["train"]
+
+
+def test_what_is_no_source_on_object_storage(bucket: str) -> None:
+    Storage(bucket).write("pictures.tar", b"x" * 1000)
+    with pytest.raises(DataError, match=r"s3://.*/pictures.tar is no folder: .* get an archive to a disk"):
+        pack(f"{bucket}/pictures.tar")
+    with pytest.raises(DataError, match=r"s3://.*/nothing holds no pictures"):
+        pack(f"{bucket}/nothing")
+    with pytest.raises(DataError, match=r"s3://.*/nothing.parquet .*: get it again"):
+        pack(f"{bucket}/nothing.parquet")
     Storage(bucket).write("train/a/1.png", b"")
-    with pytest.raises(DataError, match=r"s3://.* is no packed data set: pack the pictures from a disk, `augft pack"):
+    with pytest.raises(DataError, match=r"has one class only, 'a'"):
         pack(bucket)
 
 

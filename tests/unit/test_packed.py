@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -292,3 +293,17 @@ def test_the_manifest_is_typed(folder: Path) -> None:
     assert manifest.classes == ("a", "b", "c")
     assert len(manifest.digest) == 64
     assert pq.read_schema(folder / "train-00000.parquet").names == ["sample_id", "label", "image"]
+
+
+def test_a_shard_is_decoded_piece_by_piece(tmp_path: Path) -> None:
+    """Parquet takes some 15 bytes for each of a pixel's that it decodes at a time."""
+    dataset = open_packed(pack("digits", tmp_path / "set", image_size=64))
+    [shard] = dataset.manifest.splits["train"].shards
+    before, counted = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(counted)
+    try:
+        pixels = packed._decode_shard(dataset, shard)
+    finally:
+        pa.set_memory_pool(before)
+    assert pixels.nbytes == 1438 * 64 * 64 * 3
+    assert 0 < counted.max_memory() < 2 * pixels.nbytes

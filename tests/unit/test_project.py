@@ -195,3 +195,14 @@ def test_no_file_speaks_of_the_place_it_was_written_at() -> None:
         if b"\0" not in data:
             found += [f"{name}: {match[0]}" for match in forbidden.finditer(data.decode("utf-8", "replace"))]
     assert found == []
+
+
+def test_train_is_a_package_that_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python puts the package in the place of a function of its name when something of it is imported."""
+    import augft.train.launch
+
+    given: list[object] = []
+    monkeypatch.setattr(augft.train.launch, "train", lambda job, **options: given.append((job, options)))
+    augft.train("a job", resume=True)
+    augft.train("another")
+    assert given == [("a job", {"resume": True}), ("another", {})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from augft.config import Job, load_job_text
 from augft.errors import RunDirectoryError, Stopped
 from augft.prepare import prepare_packed
 from augft.run import Run
+from augft.saved import read_saved
 from augft.train.solo import run_alone
 
 # 200 originals and 200 copies an epoch, 90 a step: epochs end within steps.
@@ -58,6 +60,23 @@ def test_a_run_directory_explains_itself(undisturbed: Run) -> None:
     summary = undisturbed.summary
     assert (summary["steps"], summary["stop_reason"], summary["test_num_samples"]) == (18, "epochs", 359)
     assert summary["val_top1"] == max(line["top1"] for line in undisturbed.metrics if line["split"] == "val")
+
+
+def test_the_size_of_the_pictures_is_the_runs_own_word(undisturbed: Run, tmp_path: Path) -> None:
+    """Also where they are not there any more; runs of earlier versions do not say it."""
+    environment = undisturbed.environment
+    assert environment["data"]["image_shape"] == [8, 8, 3]
+    for name in ("config.yaml", "model.safetensors", "model.json"):
+        (tmp_path / name).write_bytes(undisturbed.storage.read(name))
+
+    def size(**data: Any) -> int:
+        changed = {**environment, "data": {**environment["data"], **data}}
+        (tmp_path / "environment.json").write_text(json.dumps(changed))
+        return read_saved(str(tmp_path)).picture_size
+
+    assert size(path="gone", image_shape=[9, 9, 3]) == 9
+    del environment["data"]["image_shape"]
+    assert size() == 8
 
 
 def test_what_is_finished_is_not_run_again(undisturbed: Run) -> None:
@@ -114,7 +133,8 @@ def test_another_policy_is_refused_unless_it_may_change(tmp_path: Path) -> None:
     assert Run(uri).summary["epochs"] == 4
 
 
-def test_checkpoints_may_go_at_the_end(tmp_path: Path) -> None:
-    run_alone(job("train.epochs=1"), str(tmp_path / "run"), keep_checkpoints=False)
+def test_what_nobody_looks_at_may_go(tmp_path: Path) -> None:
+    run_alone(job("train.epochs=1"), str(tmp_path / "run"), keep_checkpoints=False, with_preview=False)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "preview.png").exists()
     assert (tmp_path / "run" / "model.safetensors").exists()

@@ -14,6 +14,9 @@ from augft.augment.policy import Fill
 
 __all__ = ["finish"]
 
+_TO_YCC = np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]])
+_YCC_HALVES = np.array([[32768 - (128 << 16)], [32767], [32767]])
+
 
 def finish(x: Tensor, op: FinishOp, values: Float64Array, fill: Fill, keys: UInt64Array) -> Tensor:
     """What `op.apply` makes of pictures uint8 (K, 3, H, W)."""
@@ -39,7 +42,7 @@ def finish(x: Tensor, op: FinishOp, values: Float64Array, fill: Fill, keys: UInt
 
 def _fill_colours(x: Tensor, fill: Fill) -> Tensor:
     """`apply.fill_colours`, uint8 (K or 1, 3, 1, 1)."""
-    colours = means(x.flatten(2)) if isinstance(fill, str) else torch.tensor([fill], device=x.device)
+    colours = means(x.flatten(2)) if isinstance(fill, str) else put(np.array([fill]), x, torch.uint8)
     return colours.to(torch.uint8)[:, :, None, None]
 
 
@@ -101,7 +104,7 @@ def _noise(x: Tensor, keys: UInt64Array) -> Tensor:
     """Bytes for each pixel, a word each: `masks.fill_boxes`."""
     num = x.shape[2] * x.shape[3]
     words = _philox(keys, -(-num // 4), x)[:, None, :num]
-    shifts = torch.tensor([0, 8, 16], device=x.device)[:, None]
+    shifts = put(np.array([0, 8, 16]), x, torch.int64)[:, None]
     return (words >> shifts & 255).to(torch.uint8).view(x.shape)
 
 
@@ -131,9 +134,9 @@ def _jpeg(x: Tensor, quality: IntArray) -> Tensor:
     def shifted(total: Tensor, half: int, bits: int) -> Tensor:
         return total.add_(half).mul_(0.5**bits).floor_()
 
-    to_ycc = x.new_tensor([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]], dtype=torch.float64)
+    to_ycc = put(_TO_YCC, x, torch.float64)
     ycc = torch.matmul(to_ycc, x.flatten(2).to(torch.float64))
-    ycc += x.new_tensor([[32768 - (128 << 16)], [32767], [32767]], dtype=torch.float64)
+    ycc += put(_YCC_HALVES, x, torch.float64)
     ycc = ycc.mul_(0.5**16).floor_().view(x.shape)
     high, wide = -(-height // 8), -(-width // 8)
     down, across = (torch.arange(8 * n, device=x.device).clamp_(max=m - 1) for n, m in ((high, height), (wide, width)))

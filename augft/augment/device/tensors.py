@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from augft.augment.draw import IntArray
+from augft.upload import upload
 
 __all__ = ["Tensor", "change_rows", "each", "means", "octets", "put", "store"]
 
@@ -17,7 +18,7 @@ Tensor = torch.Tensor
 
 def put(numbers: npt.NDArray[Any], like: Tensor, dtype: torch.dtype) -> Tensor:
     """Numbers of the host, on the device of a tensor."""
-    return torch.tensor(numbers, dtype=dtype).to(like.device, non_blocking=True)
+    return upload(numbers, like.device, dtype)
 
 
 def each(numbers: npt.NDArray[Any], like: Tensor, dtype: torch.dtype) -> Tensor:

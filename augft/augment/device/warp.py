@@ -162,15 +162,16 @@ def _general_positions(
     a, b, c, d, e, f, g, h, w = (numbers >> 8).unbind(1)
     far = MAX_POSITION << 16
     u, v = a * x + b * y + (c << 16), d * x + e * y + (f << 16)
-    flat = torch.as_tensor((m[:, 6:8] == 0).all(1)).to(planes.device, non_blocking=True)[:, None, None]
-    if (m[:, 6:8] == 0).all():
+    flat = (m[:, 6:8] == 0).all(1)
+    if flat.all():
         u, v = u + (1 << 23) >> 24, v + (1 << 23) >> 24
     else:
         divisor = g * x + h * y + (w << 16) >> 16
         behind = divisor < 1 << 10
         divisor = divisor.clamp(min=1)
+        is_flat = put(flat, planes, torch.bool)[:, None, None]
         u, v = (
-            torch.where(flat, p + (1 << 23) >> 24, torch.where(behind, -far, p.div(divisor, rounding_mode="floor")))
+            torch.where(is_flat, p + (1 << 23) >> 24, torch.where(behind, -far, p.div(divisor, rounding_mode="floor")))
             for p in (u, v)
         )
     places = []

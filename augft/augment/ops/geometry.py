@@ -242,7 +242,7 @@ class CenterCrop(GeometryOp):
         height = np.full(values.shape[1], max(1.0, float(np.rint(self.share * size.height))))
         width = np.full(values.shape[1], max(1.0, float(np.rint(self.share * size.width))))
         top, left = np.rint((size.height - height) / 2), np.rint((size.width - width) / 2)
-        return _box(top, left, height, width, size)
+        return box(top, left, height, width, size)
 
 
 class ResizedCrop(GeometryOp):
@@ -270,13 +270,17 @@ class ResizedCrop(GeometryOp):
         return f"resized crop {area:.0%} {ratio:.2f}:1 at ({across:.0%}, {down:.0%})"
 
     def inverse(self, values: Float64Array, size: Size) -> Float64Array:
+        return self.framed(values, size, size)
+
+    def framed(self, values: Float64Array, source: Size, size: Size) -> Float64Array:
+        """The maps, float64 (6, K), from pictures of `size` to boxes of a source of another size."""
         area, ratio, across, down = values
-        pixels = area * (size.height * size.width)
-        width = np.clip(np.rint(np.sqrt(pixels * ratio)), 1, size.width)
-        height = np.clip(np.rint(np.sqrt(pixels / ratio)), 1, size.height)
-        left = np.floor(across * (size.width - width + 1))
-        top = np.floor(down * (size.height - height + 1))
-        return _box(top, left, height, width, size)
+        pixels = area * (source.height * source.width)
+        width = np.clip(np.rint(np.sqrt(pixels * ratio)), 1, source.width)
+        height = np.clip(np.rint(np.sqrt(pixels / ratio)), 1, source.height)
+        left = np.floor(across * (source.width - width + 1))
+        top = np.floor(down * (source.height - height + 1))
+        return box(top, left, height, width, size)
 
 
 class Perspective(GeometryOp):
@@ -381,7 +385,7 @@ def _affine_about_middle(
     return about(x, y, e * scale, -b * scale, -d * scale, a * scale, len(a))
 
 
-def _box(top: Float64Array, left: Float64Array, height: Float64Array, width: Float64Array, size: Size) -> Float64Array:
+def box(top: Float64Array, left: Float64Array, height: Float64Array, width: Float64Array, size: Size) -> Float64Array:
     """The map of the whole size onto a box of the source, edges onto edges."""
     a, e = width / max(1, size.width), height / max(1, size.height)
     return affine(len(a), a=a, c=left + 0.5 * a - 0.5, e=e, f=top + 0.5 * e - 0.5)

@@ -1,0 +1,59 @@
+"""Jobs that can be done in any order: by threads here, or by whoever else keeps to `Crew`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+Job = Callable[[Executor | None], T]
+"""Something to do. It may pass small pieces of it to the executor, where there is one. Pickles."""
+
+
+class Crew(Protocol):
+    """Does jobs."""
+
+    def do(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        """What the jobs give, as they are done; takes a few jobs ahead and no more."""
+        ...
+
+
+class Threads:
+    """So many jobs at a time by threads of this process, and as many threads for their pieces.
+
+    Pillow, hashing and Parquet free the interpreter while they work.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._num = num_threads
+
+    def do(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
+        """See `Crew`."""
+        pending: set[Future[T]] = set()
+        # Pillow warns about odd pictures as it goes; each is judged where it is decoded, and a thousand warnings
+        # help nobody.
+        with (
+            warnings.catch_warnings(),
+            ThreadPoolExecutor(self._num) as pieces,
+            ThreadPoolExecutor(self._num) as pool,
+        ):
+            warnings.simplefilter("ignore")
+            try:
+                for job in jobs:
+                    pending.add(pool.submit(job, pieces))
+                    if len(pending) > self._num:
+                        yield from _done(pending)
+                while pending:
+                    yield from _done(pending)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _done(pending: set[Future[T]]) -> Iterator[T]:
+    """The results of those that are done, at least one, which are taken out."""
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    pending -= done
+    for future in done:
+        yield future.result()

@@ -1,0 +1,104 @@
+"""A folder of picture files, on a disk or an object store."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from augft.data.decode import shown
+from augft.data.picture import MAX_FILE_BYTES, SUFFIXES
+from augft.data.tree import is_noise, read_files, reading, walk
+from augft.prediction.listing import as_table, by_name, cut
+from augft.storage import place, reason
+
+_SCHEMA = pa.schema([("name", pa.large_binary()), ("size", pa.int64()), ("modified", pa.int64())])
+_OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+
+
+def is_picture(name: str) -> bool:
+    """By its suffix."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def table_of(names: pa.Array, contents: Iterable[bytes | str]) -> pa.Table:
+    """The table of a unit of picture files: for each name its content, or, as text, why there is none."""
+    found = list(contents)
+    files = [content if isinstance(content, bytes) else None for content in found]
+    reasons = [content if isinstance(content, str) else None for content in found]
+    paths = [shown(os.fsdecode(name)) for name in names.to_pylist()]
+    return pa.table(
+        {
+            "path": pa.array(paths, pa.string()),
+            "content": pa.array(files, pa.large_binary()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )
+
+
+class Folder:
+    """Picture files below a folder, at any depth, sorted by name.
+
+    Args:
+        where: a path or a URI.
+        listed: what `Storage.walk` says of a URI, where that is known.
+    """
+
+    def __init__(self, where: str, listed: dict[str, Any] | None = None) -> None:
+        self.where = where
+        self._listed = listed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Folder, (self.where,)
+
+    def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
+        """See `Source`."""
+        rows = _on_disk(Path(self.where)) if self._listed is None else _on_store(self._listed)
+        return cut(by_name(as_table(rows, _SCHEMA)), max_rows)
+
+    def count(self, unit: pa.RecordBatch) -> int:
+        """See `Source`."""
+        return int(unit.num_rows)
+
+    def goes_on(self, before: pa.RecordBatch, unit: pa.RecordBatch) -> bool:
+        """See `Source`."""
+        return False
+
+    def read(self, units: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+        """See `Source`."""
+        root = place(self.where)
+        for unit in units:
+            names = [os.fsdecode(name) for name in unit["name"].to_pylist()]
+            if isinstance(root, Path):
+                yield table_of(unit["name"], (_content(root, name) for name in names))
+            else:
+                yield table_of(unit["name"], (content for _, content in read_files(root, names)))
+
+
+def _on_disk(root: Path) -> Iterator[tuple[bytes, int, int]]:
+    for name, entry in walk(root):
+        if is_picture(name) and entry.is_file():
+            info = entry.stat()
+            yield os.fsencode(name), info.st_size, info.st_mtime_ns
+
+
+def _on_store(listed: dict[str, Any]) -> Iterator[tuple[bytes, int, int]]:
+    for name, info in listed.items():
+        if info.is_file and is_picture(name) and not is_noise(name):
+            yield os.fsencode(name), info.size, info.mtime_ns
+
+
+def _content(root: Path, name: str) -> bytes | str:
+    """A file; or, as text, why it alone cannot be read. A disk that is gone is no fault of a file."""
+    with reading(root):
+        try:
+            with (root / name).open("rb") as file:
+                return file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE or not root.is_dir():
+                raise
+            return f"cannot be read ({reason(error)})"

@@ -1,0 +1,200 @@
+"""`augft predict`: all of it in order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import torch
+
+from augft.display import Display
+from augft.errors import AugftError, DataError, ResourceError, Stopped, StorageError
+from augft.prediction.listing import LISTING, Catalogue, Source, max_rows, write_listing
+from augft.prediction.pipeline import Crew, Prediction, run_units
+from augft.prediction.result import Target, put_together
+from augft.prediction.source import open_source
+from augft.prediction.unfinished import Identity, Unfinished, unfinished_uri
+from augft.saved import SavedModel, read_saved
+from augft.storage import Storage, extend_uri, place, reason
+from augft.train.nodes import ask_each, cluster_nodes
+from augft.train.placement import local_cpus
+from augft.train.session import ray_session
+from augft.train.visibility import ANSWER_S, marked
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict` has made."""
+
+    out: str
+    num_rows: int
+    num_rejected: int
+    rejected: str | None
+    """The file that lists them; None where there are none."""
+
+
+def predict(
+    run: str,
+    source: str,
+    out: str | Path,
+    *,
+    num_workers: int | None = None,
+    address: str | None = None,
+    force: bool = False,
+    verbose: bool = False,
+    display: Display | None = None,
+) -> Predictions:
+    """Predict pictures by a run's model, however many, on Ray Data.
+
+    Rows are in the source's sorted order, the same bytes at any number of workers; columns are `path` (in the source;
+    FILE#ROW of Parquet files; `split` and `sample_id` of packed sets), `label`, `class_index` (int32) and
+    `probabilities` (float32, as many as classes). Pictures that cannot be used are left out and listed, with the
+    reason, in `<out without suffix>.rejected.jsonl`. Killed or stopped, the same call goes on.
+
+    Args:
+        run: a run directory.
+        source: as `augft.prediction.source.open_source` takes it; it need not have labels.
+        out: a path or a URI: one file, if it ends in .parquet, else a folder of them.
+        num_workers: actors with a model, each with a GPU where the cluster has so many; None: one a GPU, else a CPU.
+        address: of a Ray cluster; None: this machine.
+        force: write over what is there.
+        verbose: let through what Ray and the workers print.
+        display: where progress is shown; None: on stderr.
+
+    Raises:
+        InputError: run, source, out or cluster are wrong; nothing was begun.
+        RunError: it began and failed; the same call goes on.
+        Stopped: Ctrl-C; the same call goes on.
+    """
+    saved = read_saved(run)
+    target = Target(str(out))
+    target.check(force=force)
+    try:
+        with display or Display() as shown, tempfile.TemporaryDirectory(prefix="augft-listing-") as scratch:
+            return _predict(
+                saved, source, target, Path(scratch) / LISTING, _Means(num_workers, address, force, verbose), shown
+            )
+    except KeyboardInterrupt:
+        raise Stopped(f"{target.uri}: stopped; the same command goes on") from None
+
+
+@dataclass(frozen=True)
+class _Means:
+    """How it is to be done, as `predict` is told."""
+
+    num_workers: int | None
+    address: str | None
+    force: bool
+    verbose: bool
+
+
+def _predict(
+    saved: SavedModel, source: str, target: Target, listing: Path, means: _Means, shown: Display
+) -> Predictions:
+    pictures = open_source(source, saved.picture_size)
+    shown.say(f"listing {source}")
+    try:
+        catalogue = write_listing(pictures, listing, max_rows(saved.picture_size))
+    except OSError as error:
+        raise StorageError(f"{listing}: cannot be written: {reason(error)}; free some space, or set TMPDIR") from error
+    if not catalogue.num_pictures:
+        raise DataError(f"{source} holds no pictures: expected .jpg, .png and such, at any depth")
+    unfinished = Unfinished(target.uri)
+    done = unfinished.begin(_identity(pictures, catalogue, saved), listing, force=means.force)
+    listing.unlink()
+    if goes := catalogue.goes(done):
+        _run(Prediction(pictures, target.uri, saved), catalogue, goes, means, shown)
+    shown.say("putting the predictions together")
+    result = put_together(unfinished, catalogue, saved.classes, target)
+    rejected = extend_uri(target.parent.uri, f"/{target.rejected_name}") if result.num_rejected else None
+    return Predictions(target.uri, result.num_rows, result.num_rejected, rejected)
+
+
+def _identity(pictures: Source, catalogue: Catalogue, saved: SavedModel) -> Identity:
+    model = hashlib.sha256(saved.weights + saved.description + str(saved.picture_size).encode())
+    return Identity(pictures.where, catalogue.digest, model.hexdigest())
+
+
+def _run(prediction: Prediction, catalogue: Catalogue, goes: list[list[int]], means: _Means, shown: Display) -> None:
+    num_units = sum(map(len, goes))
+    total = catalogue.num_pictures
+    num_done = total - int(catalogue.counts[[unit for units in goes for unit in units]].sum())
+    if num_done:
+        shown.say(f"going on: {num_done:,} of {total:,} pictures are done")
+    reads_apart = num_units > len(goes)
+    num_gpus = torch.cuda.device_count() if means.address is None else 0
+    spare = local_cpus() if num_gpus else int(reads_apart)
+    shown.say("starting Ray on this machine" if means.address is None else f"connecting to Ray at {means.address}")
+    num_cpus = (means.num_workers or num_gpus or local_cpus()) + spare
+    if not means.verbose:
+        _hush()
+    with ray_session(means.address, num_cpus=num_cpus, verbose=means.verbose):
+        crew = _crew(means.num_workers, num_units, reads_apart)
+        if means.address is not None:
+            _check_visible(prediction.source.where, unfinished_uri(prediction.out))
+
+        def tell(unit: int, num_rejected: int) -> None:
+            nonlocal num_done
+            num_done += int(catalogue.counts[unit])
+            shown.count("predicting", num_done, total)
+
+        run_units(prediction, goes, crew, tell)
+
+
+def _hush() -> None:
+    """Spare the terminal what Ray Data says in this process of its own inner life."""
+    # That an actor would not restart if its arguments were lost: its owner, this process, holds them to the end.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Figures for a dashboard that come before it knows of the data set. What workers raise is waited for, and told.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # One task that reads for all actors is what is meant.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+
+
+def _crew(num_workers: int | None, num_units: int, reads_apart: bool) -> Crew:
+    """Raises ResourceError where the cluster has not enough."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    spare = int(reads_apart or gpus > 0)
+    if cpus <= spare or (num_workers or 1) + spare > cpus:
+        reader = " and readers one" if spare else ""
+        raise ResourceError(
+            f"--workers {num_workers or 'auto'}: the cluster has {cpus} CPUs, a worker takes one{reader}; give fewer"
+        )
+    num_actors = num_workers or gpus or cpus - spare
+    has_gpus = gpus >= num_actors
+    return Crew(min(num_actors, num_units), has_gpus, reads_apart)
+
+
+def _check_visible(source: str, folder: str) -> None:
+    """Whether each node that may read or write sees what it needs.
+
+    Raises:
+        ResourceError: one does not.
+        StorageError: this process cannot write to the folder itself.
+    """
+    nodes = [node for node in cluster_nodes() if node.cpus > 0]
+    with marked(folder) as marker:
+        answers = ask_each(nodes, look, source, folder, marker, timeout_s=ANSWER_S)
+    for answer in answers:
+        if problem := answer.error or answer.value:
+            raise ResourceError(f"node {answer.node.name} {problem}")
+
+
+def look(source: str, folder: str, marker: str) -> str | None:
+    """What this node does not see, in words that go on from its name."""
+    where = place(source)
+    shared = "a folder that all nodes share, or on s3://"
+    if isinstance(where, Path) and not where.exists():
+        return f"does not see the pictures at {source}; put them in {shared}"
+    try:
+        if Storage(folder, must_exist=True).read(marker) == marker.encode():
+            return None
+    except AugftError:
+        pass
+    return f"does not see {folder}; give an --out in {shared}"

@@ -1,0 +1,161 @@
+"""The folder of a prediction that is not done: `<out>.partial/`, with its listing, and a part file for each unit done.
+
+A part file is written whole by whoever has predicted its unit: so one that is there is right, and a prediction that was
+killed goes on with the units that have none. What prediction it is of is written first; another one is refused.
+
+A part file holds all rows of its unit in order, also those of pictures that cannot be used: these have a `reason`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from augft.errors import ConfigError, RunError
+from augft.prediction.listing import LISTING
+from augft.storage import Storage, extend_uri
+
+RETRY_S = 60.0
+"""For how long storage that fails is tried again."""
+ASSEMBLING = "assembling-"
+"""Of a folder in it where the result is put together."""
+_IDENTITY, _PUBLISHING = "prediction.json", "publishing"
+_PART = re.compile(r"part-(\d{7})\.parquet")
+_OURS = re.compile(rf"{_PART.pattern}|{_IDENTITY}|{LISTING}|{_PUBLISHING}|{ASSEMBLING}.*")
+_WORDS = {
+    "pictures": "other pictures",
+    "model": "another model",
+    "source": "another source",
+    "format": "another format",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a prediction is of: equal ones have equal parts."""
+
+    source: str
+    pictures: str
+    """Digest of the listing."""
+    model: str
+    """Digest of the model and how pictures come to it."""
+    format: int = 1
+    """Of part files and listing."""
+
+
+def unfinished_uri(out: str) -> str:
+    """Where the parts of a prediction are until it is done."""
+    return extend_uri(out, ".partial")
+
+
+def part_name(unit: int) -> str:
+    """The file of a unit."""
+    return f"part-{unit:07d}.parquet"
+
+
+class Unfinished:
+    """The folder of part files.
+
+    Args:
+        out: URI of the predictions that shall be.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.storage = Storage(unfinished_uri(out), retry_s=RETRY_S)
+        self.uri = self.storage.uri
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it was killed when it had begun to put its result in place: that is no one else's then."""
+        return self.storage.exists(_PUBLISHING)
+
+    def begin(self, identity: Identity, listing: Path, *, force: bool) -> frozenset[int]:
+        """Begin, or go on.
+
+        Args:
+            identity: of the prediction.
+            listing: the file to keep.
+            force: whether what is there of another prediction is removed.
+
+        Returns:
+            The units that are done.
+
+        Raises:
+            ConfigError: another prediction is there, or something else.
+            RunDirectoryError: a file is there.
+            StorageError: it cannot be written.
+        """
+        if self.storage.exists(_IDENTITY):
+            if (other := self._difference(identity)) is None:
+                if not self.storage.exists(LISTING):
+                    self.storage.upload(LISTING, listing)
+                return self.done()
+            if not force:
+                raise ConfigError(
+                    f"{self.uri}: holds an unfinished prediction of {other}; finish that one with its own command, "
+                    "give another --out, or begin anew with --force"
+                )
+        if strange := [name for name in self.storage.list() if not _OURS.fullmatch(name)]:
+            raise ConfigError(f"{self.uri}: holds {strange[0]}, which is no prediction's; give another --out")
+        self.remove()
+        self.storage.write(_IDENTITY, (json.dumps(asdict(identity), indent=2) + "\n").encode())
+        self.storage.upload(LISTING, listing)
+        return frozenset()
+
+    def done(self) -> frozenset[int]:
+        """The units that have a part file."""
+        return frozenset(int(match[1]) for name in self.storage.list() if (match := _PART.fullmatch(name)))
+
+    def write(self, unit: int, rows: pa.Table) -> None:
+        """Write a part.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        content = io.BytesIO()
+        pq.write_table(rows, content, compression="zstd")
+        self.storage.write(part_name(unit), content.getvalue())
+
+    def read(self, unit: int) -> pa.Table:
+        """Read a part.
+
+        Raises:
+            RunError: it is damaged.
+        """
+
+        def once() -> pa.Table:
+            with self.storage.open(part_name(unit)) as file:
+                return pq.read_table(file, memory_map=False)
+
+        try:
+            return self.storage.attempt("read", part_name(unit), once)
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(
+                f"{extend_uri(self.uri, '/' + part_name(unit))}: is damaged ({' '.join(str(error).split())}); remove "
+                "it, and give the same command again"
+            ) from error
+
+    def publish(self) -> None:
+        """Note that the result is being put in place."""
+        self.storage.write(_PUBLISHING, b"")
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        self.storage.remove("")
+        self.storage = Storage(self.uri, retry_s=RETRY_S)  # whose folder may be made anew
+
+    def _difference(self, identity: Identity) -> str | None:
+        """What of another prediction than this one is there, in words."""
+        try:
+            found = json.loads(self.storage.read(_IDENTITY))
+        except ValueError:
+            return _WORDS["format"]
+        expected = asdict(identity)
+        differing = [key for key in ("format", "source", "pictures", "model") if found.get(key) != expected[key]]
+        return _WORDS[differing[0]] if differing else None
