@@ -101,7 +101,7 @@ class Assembly:
             notes = self._shards(rows, laid.pick, example, 2)
         splits: dict[str, list[Shard]] = {name: [] for name in sorted(rows)}
         totals, squares = np.zeros(3, object), np.zeros(3, object)
-        measured = "train" if "train" in rows else min(rows)
+        measured = measured_split(rows)
         for name in splits:
             for file in _files(name, len(rows[name][0]), example[1]):
                 note = notes[file]
@@ -300,6 +300,11 @@ def rows_of_splits(source: str, opened: Source, rejected: dict[int, str], option
         order = permute(np.arange(len(labels)), len(labels), stream_key(0, "data/pack"))
         rows["train"] = labels[order], indices[order]
     return rows
+
+
+def measured_split(rows: SplitRows) -> str:
+    """The split whose mean and standard deviation are those of the set."""
+    return "train" if "train" in rows else min(rows)
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

@@ -15,7 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from augft.data.assemble import Assembly, Options, Say, check_classes, manifest_of, refuse_bad, rows_of_splits
+from augft.data.assemble import (
+    Assembly,
+    Options,
+    Say,
+    check_classes,
+    manifest_of,
+    measured_split,
+    refuse_bad,
+    rows_of_splits,
+)
 from augft.data.decode import Progress, decode
 from augft.data.destination import appearing, is_done, upload
 from augft.data.encoded import FileScratch, judge
@@ -184,7 +193,7 @@ def _encoded(
             source,
             opened,
             {name: scratch.write_split(folder, name, *rows[name]) for name in sorted(rows)},
-            mean_std=scratch.mean_std(rows["train"][1]),
+            mean_std=scratch.mean_std(rows[measured_split(rows)][1]),
             shape=scratch.image_shape,
             recipe=recipe,
             rejected=rejected,

@@ -106,6 +106,17 @@ def contents(source: Path) -> list[bytes]:
 # ---- the set ---------------------------------------------------------------------------------------------
 
 
+def test_a_test_alone_can_be_packed_to_be_looked_at(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "test").symlink_to(source / "test")
+    packed_sets = [
+        open_packed(pack(str(tmp_path / "source"), image_size=S, encoded=stored, for_training=False))
+        for stored in (True, False)
+    ]
+    assert [found.splits for found in packed_sets] == [("test",)] * 2
+    assert packed_sets[0].manifest.mean == packed_sets[1].manifest.mean
+
+
 def test_packed_again_it_is_the_same_bytes(source: Path, files: Path, tmp_path: Path) -> None:
     again = Path(pack(str(source), tmp_path / "again", image_size=S, encoded=True, num_threads=3))
     names = sorted(path.name for path in files.iterdir())
