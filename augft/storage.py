@@ -251,7 +251,7 @@ class Storage:
         try:
             return self.attempt(done, name, action)
         except OSError as error:
-            advice = "; free some space (a run goes on with --resume)" if error.errno in _FULL else ""
+            advice = "; free some space and go on (a run: with --resume)" if error.errno in _FULL else ""
             raise StorageError(f"{self._shown(name)}: cannot be {done}: {reason(error)}{advice}") from None
 
     def _infos(self, name: str, recursive: bool = False) -> Sequence[Any]:

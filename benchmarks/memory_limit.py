@@ -31,7 +31,7 @@ JOB = """
 data: {{source: "{packed}", val_fraction: 0.0, shuffle: windowed, window_shards: 2}}
 augment: {{policy: standard}}
 model: {{name: resnet20, weights: none, input_size: 32}}
-train: {{epochs: 1, global_batch_size: 256}}
+train: {{epochs: 1, global_batch_size: 64}}
 run: {{trackers: []}}
 """
 

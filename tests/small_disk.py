@@ -21,5 +21,7 @@ def mounted_disk(folder: Path, num_mib: int) -> Iterator[Path]:
     mounted = subprocess.run(command, capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -114,7 +114,7 @@ def appearing(final: Place, recipe: str, scratch: Path, *, directly: bool = Fals
     except StorageError as error:
         if _by_another(final, recipe):
             return
-        told = str(error).removesuffix(" (a run goes on with --resume)")
+        told = str(error).removesuffix(" and go on (a run: with --resume)")
         raise StorageError(
             f"packed data set {final} could not be written ({told}): the same command goes on with what is done"
         ) from error

@@ -66,7 +66,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, full)
         with pytest.raises(
-            StorageError, match=r"run/state\.pt: .* No space left on device; free some space \(.*--resume\)$"
+            StorageError, match=r"run/state\.pt: .* No space left on device; free some space and go on \(.*--resume\)$"
         ):
             storage.write("state.pt", b"new")
         with pytest.raises(StorageError):
@@ -320,7 +320,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     for name in ("state.pt", "deep/state.pt"):
         with pytest.raises(
             StorageError,
-            match=rf"run/{name}: cannot be written: No space left on device; free some space \(.* --resume\)$",
+            match=rf"run/{name}: cannot be written: No space left on device; free some space and go on \(.* --resume\)$",
         ):
             storage.write(name, bytes(200_000))
     assert storage.read("state.pt") == b"old" * 1000
