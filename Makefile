@@ -35,7 +35,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/augft train --run-dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(TESTS)
 
 faults: $(INSTALLED)
 	@AUGFT_FAULTS=20 $(BIN)/python -m pytest tests/cluster/test_hosts_faults.py

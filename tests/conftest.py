@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
@@ -29,17 +30,23 @@ _LONGEST_FIRST = ("cluster", "ray")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: ((*_LONGEST_FIRST, item.path.parent.name)).index(item.path.parent.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n 2` and more: what shares a Ray or a server stays in one process, and the longest is begun first."""
-    if not hasattr(config, "workerinput"):
-        return
+    from xdist.scheduler import LoadScopeScheduling
 
-    def group(item: pytest.Item) -> str:
-        folder = item.path.parent.name
-        return folder if folder != "unit" else item.path.stem
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            folder = file.rpartition("/")[0]
+            return file if folder.endswith("unit") else folder
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: _LONGEST_FIRST.index(name) if (name := group(item)) in _LONGEST_FIRST else 9)
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
