@@ -354,7 +354,7 @@ def predict(
     workers: Annotated[
         str, typer.Option(metavar="N|auto", help="Processes with the model; auto: one a GPU, else a CPU.")
     ] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Write over what is there, also what is unfinished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Begin anew; write over predictions that are there.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let Ray and the workers print.")] = False,
 ) -> None:

@@ -18,6 +18,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -146,6 +147,22 @@ class Storage:
 
         return self._do("looked for", name, once)
 
+    def stamp(self, name: str = "") -> tuple[int, int]:
+        """Size in bytes and time of the last change in ns of a file; without a name, of what this is the place of.
+
+        Raises:
+            StorageError: it is not there, or cannot be told.
+        """
+
+        def once() -> tuple[int, int]:
+            self._check_there()
+            info = self._fs.get_file_info(self._path(name))
+            if info.type == fs.FileType.NotFound:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return info.size or 0, info.mtime_ns or 0
+
+        return self._do("looked at", name, once)
+
     def list(self, name: str = "") -> list[str]:
         """Names in a folder; empty where there is none.
 
@@ -173,12 +190,17 @@ class Storage:
         path = self._path(name)
 
         def copy() -> None:
+            self._check_there()
+            if self.local:
+                self._replace(path, local)
+                return
             # In a thread, as `_put` is. Nothing but the store itself can fail between begin and end.
             with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
                 local_fs = fs.LocalFileSystem()
                 thread.submit(fs.copy_files, str(local), path, local_fs, self._fs, chunk_size=_CHUNK_BYTES).result()
 
         self._do("written", name, copy)
+        self._there = self.local
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there.
@@ -276,14 +298,18 @@ class Storage:
         if self.local and self._there and not os.path.isdir(self._root):
             raise OSError(errno.ESTALE, f"{self._root} is not there: is its disk mounted on {socket.gethostname()}?")
 
-    def _replace(self, path: str, data: bytes) -> None:
+    def _replace(self, path: str, data: bytes | Path) -> None:
         folder, name = os.path.split(path)
         os.makedirs(folder, exist_ok=True)
         self._sweep(folder)
         temporary = f"{folder}/.{name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, _CHUNK_BYTES)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -22,9 +22,10 @@ from augft.assess.workers import Actors, Threads, Workers
 from augft.augment.policy import Policy
 from augft.data.packed import PackedDataset
 from augft.display import Display
-from augft.errors import ConfigError, DataError
+from augft.errors import AugftError, ConfigError, DataError
 from augft.model.files import META_FILE
 from augft.report.assessment import write_assessment
+from augft.report.lenient import mapping
 from augft.report.page import refresh_report
 from augft.run import EVALUATIONS
 from augft.storage import Storage, extend_uri
@@ -130,10 +131,12 @@ def _written(
     found: dict[str, Any], subject: Subject, wanted: Wanted, source: str | None, split: str, out: Path | None
 ) -> tuple[dict[str, Any], str]:
     """Write all that is found; what was found earlier, of the same weights and pictures, stays."""
-    folder, file = Storage(subject.run.uri), f"{EVALUATIONS}/{_name(source, split)}.json"
-    if out is not None:
+    if out is None:
+        folder = Storage(subject.run.uri)
+        file = _file(folder, source, split, found["data"]["digest"])
+    else:
         folder, file = Storage(out.absolute().parent), out.name
-    found = _earlier(folder, file, found) | found
+    found = _earlier(folder, file, found, subject) | found
     folder.write(file, (json.dumps(found) + "\n").encode())
     write_assessment(found, folder, file.removesuffix(".json") + ".html")
     if wanted.temperature:
@@ -143,12 +146,31 @@ def _written(
     return found, f"{folder.uri}/{file}"
 
 
-def _earlier(folder: Storage, file: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Sections that an earlier evaluation has and this one was not asked for."""
-    with suppress(ValueError, AttributeError):
-        before = json.loads(folder.read(file)) if folder.exists(file) else {}
-        if all(before.get(key) == found[key] for key in ("format_version", "data", "model", "seed")):
-            return {key: before[key] for key in _SECTIONS if key in before}
+def _earlier(folder: Storage, file: str, found: dict[str, Any], subject: Subject) -> dict[str, Any]:
+    """Sections that an earlier evaluation has, this one was not asked for, and that it would find again."""
+    before = _content(folder, file)
+    if any(before.get(key) != found[key] for key in ("format_version", "data", "model", "seed")):
+        return {}
+    kept = {key: before[key] for key in _SECTIONS if key in before}
+    # The mean of probabilities is at a temperature.
+    if "tta" in kept and mapping(kept["tta"]).get("temperature", "unknown") != subject.meta.temperature:
+        del kept["tta"]
+    if "against" in kept and not _is_as_it_was(mapping(kept["against"])):
+        del kept["against"]
+    return kept
+
+
+def _is_as_it_was(against: dict[str, Any]) -> bool:
+    """Whether the other run has the weights that it had."""
+    with suppress(AugftError):
+        return Subject.of(str(against.get("run"))).weights_digest == against.get("weights")
+    return False
+
+
+def _content(folder: Storage, file: str) -> dict[str, Any]:
+    """Of an evaluation; empty where there is none or it is damaged."""
+    with suppress(ValueError):
+        return mapping(json.loads(folder.read(file))) if folder.exists(file) else {}
     return {}
 
 
@@ -242,12 +264,17 @@ def _names(pictures: Pictures) -> list[str]:
     return [classes[label] for label in pictures.split.labels[pictures.sample_ids]]
 
 
-def _name(source: str | None, split: str) -> str:
-    """Of the evaluation: the split, after the source if that is another than the run's own."""
+def _file(folder: Storage, source: str | None, split: str, digest: str) -> str:
+    """Of the evaluation: the split, after the source's name if that is another than the run's own.
+
+    Where pictures of another digest have that name already, some of the digest tells these from them.
+    """
     if source is None:
-        return split
+        return f"{EVALUATIONS}/{split}.json"
     stem = PurePosixPath(source.rstrip("/")).name.split(".")[0] or "data"
-    return f"{stem}-{split}"
+    file = f"{EVALUATIONS}/{stem}-{split}.json"
+    there = mapping(_content(folder, file).get("data")).get("digest", digest)
+    return file if there == digest else f"{EVALUATIONS}/{stem}-{split}-{digest[:8]}.json"
 
 
 # ---- who looks, and how ----------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ def tta(
         "policy": policy.to_config(),
         "policy_name": policy.name,
         "copies": copies,
+        "temperature": subject.meta.temperature,
         "num_correct": int(correct.sum()),
         "top1": float(correct.mean()),
         "loss_units": units,
@@ -170,4 +171,10 @@ def against(looked: Looked, plain: Logits, pictures: Pictures, other: Subject, t
     logits = looked.answers(other, theirs, f"against {other.run.job.name}", AsTheyAre())
     right = logits.argmax(1) == theirs.labels
     found = mcnemar(plain.argmax(1) == pictures.labels, right)
-    return {"run": other.run.uri, "num_correct": int(right.sum()), "top1": float(right.mean()), **found.to_dict()}
+    return {
+        "run": other.run.uri,
+        "weights": other.weights_digest,
+        "num_correct": int(right.sum()),
+        "top1": float(right.mean()),
+        **found.to_dict(),
+    }

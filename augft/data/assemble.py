@@ -25,7 +25,7 @@ from augft.data.portions import Portion
 from augft.data.shards import moments, rows_per_shard
 from augft.data.sources import NoTrainError, Source
 from augft.data.split import carve
-from augft.data.work import Crew
+from augft.data.work import Crew, all_done
 from augft.errors import DataError
 
 Int64Array = npt.NDArray[np.int64]
@@ -152,7 +152,7 @@ class Assembly:
                 else:
                     yield PixelsJob(self.site, name, portion, self.options.image_size, example)
 
-        for note in self.crew.do(jobs()):
+        for note in all_done(self.crew, jobs()):
             self._check_size(note.differing, example)
             rejected |= note.rejected
             self._count(rows_of[note.name], 2)
@@ -185,7 +185,7 @@ class Assembly:
             ShardJob(self.site, file, first_id, labels, pick(indices), self.options.image_size, example)
             for file, first_id, labels, indices in todo
         )
-        for note in self.crew.do(jobs):
+        for note in all_done(self.crew, jobs):
             self._check_size(note.differing, example)
             notes[note.file] = note
             self._count(note.num_rows, num_stages)

@@ -11,11 +11,12 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,7 +29,10 @@ from augft.data.tree import UnreadableError
 from augft.errors import AugftError, DataError, InputError, StorageError
 from augft.storage import Place, reason
 
-_NOTES, _LOCK = ".parts", ".lock"
+_NOTES, _LOCK, _PACKING = ".parts", ".lock", ".packing-"
+FLEETING = ".augft-visible-"
+"""Begins the names of files that others shall see for a moment; a process that is killed leaves them."""
+_SHARD = re.compile(r"(train|val|test)-\d{5,}\.parquet")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _FORGOTTEN_S = 7 * 24 * 3600
 """After so long nobody will go on with a set that is kept by what went into it."""
@@ -43,13 +47,14 @@ def is_done(final: Place, recipe: str, *, owned: bool) -> bool:
         owned: nobody else writes there: what is damaged or half-written may be replaced.
 
     Raises:
-        DataError: something else is there.
+        DataError: something else is there; below a URI perhaps an unfinished set of another recipe.
     """
-    files = set_files(final)
+    files, names = set_files(final), []
     if isinstance(final, Path):
         empty = not final.exists() or (final.is_dir() and not any(final.iterdir()))
     else:
-        empty = not (names := files.list()) or _marker(recipe) in names
+        names = [name for name in files.list() if not name.startswith(FLEETING)]
+        empty = not names or _marker(recipe) in names
     if is_packed(final):
         try:
             if open_packed(final).manifest.recipe == recipe:
@@ -60,14 +65,21 @@ def is_done(final: Place, recipe: str, *, owned: bool) -> bool:
     if empty:
         return False
     if not owned:
-        raise DataError(
-            f"{final} exists and is not this source packed in this way: remove it, or choose another folder"
-        )
+        what = "exists and is not this source packed in this way"
+        if _is_unfinished(names):
+            what = "holds what a packing of another source or with other options left unfinished"
+        raise DataError(f"{final} {what}: remove it, or choose another folder")
     if isinstance(final, Path):
         shutil.rmtree(final, ignore_errors=True)
     else:
         files.remove(MANIFEST)
     return False
+
+
+def _is_unfinished(names: Collection[str]) -> bool:
+    """Whether nothing lies below a URI but what a packing leaves that broke off."""
+    rest = [name for name in names if not name.startswith(_PACKING)]
+    return len(rest) < len(names) and all(map(_SHARD.fullmatch, rest))
 
 
 @contextmanager
@@ -129,15 +141,19 @@ def _by_another(final: Place, recipe: str) -> bool:
 
 @contextmanager
 def _kept(site: Site) -> Iterator[Site]:
-    """A site that is left as it is where something is noted, and taken away where nothing is or the input is wrong."""
+    """A site that is left as it is where something is noted, and taken away where nothing is or the input is wrong.
+
+    A set that is whole stays, whatever went wrong here: another process made it, and took away the notes.
+    """
     files = site.files()
     try:
         yield site
     except BaseException as error:
         with suppress(AugftError, OSError):  # what went wrong first counts
             is_wrong = isinstance(error, InputError) and not isinstance(error, UnreadableError)
-            if is_wrong or not files.list(site.notes):
-                for name in files.list():
+            names = files.list()
+            if MANIFEST not in names and (is_wrong or not files.list(site.notes)):
+                for name in names:
                     if name != _LOCK:
                         files.remove(name)
         raise
@@ -197,7 +213,7 @@ def upload(folder: Path, uri: str, recipe: str) -> None:
 
 
 def _marker(recipe: str) -> str:
-    return f".packing-{recipe[:32]}"
+    return f"{_PACKING}{recipe[:32]}"
 
 
 def _rename(folder: Path, final: Path, recipe: str) -> None:

@@ -145,7 +145,8 @@ def _write_split(folder: Path, name: str, labels: Int64Array, files: FileScratch
         height, width = files.sizes[rows].astype(np.int32).T
         columns = [np.arange(first, last), here, height, width, pa.array(contents, pa.binary())]
         table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=_SCHEMA)
-        with path.open("xb") as file:  # files of pictures are compressed already
+        # Over what a killed packing left. Files of pictures are compressed already.
+        with path.open("wb") as file:
             pq.write_table(
                 table, file, row_group_size=_ROW_GROUP, compression="none", use_dictionary=False, write_statistics=False
             )

@@ -106,7 +106,9 @@ class Tasks:
         try:
             while True:
                 # Some wait at the nodes, so that none rests while this process reads or looks elsewhere.
-                while len(running) < (self._num or 2 * _num_cpus()) and (job := next(coming, None)) is not None:
+                # One at least: an autoscaled cluster may have no CPU until something waits for one.
+                most = self._num or max(1, 2 * _num_cpus())
+                while len(running) < most and (job := next(coming, None)) is not None:
                     running.append(task.remote(job))
                 if not running:
                     return

@@ -6,6 +6,7 @@ absolute, or are links or devices is refused whole. Hidden files and what macOS 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import lzma
 import os
@@ -20,17 +21,22 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from augft.data.packed import set_files
 from augft.data.picture import MAX_FILE_BYTES
-from augft.data.work import Crew
+from augft.data.work import Crew, all_done
 from augft.errors import DataError
 from augft.storage import Place, Storage, extend_uri, reason
 
 _HASHED_TOGETHER = 256
 _AT_ONCE = 16
 """Objects that are fetched at the same time: an object store answers slowly, but many at once."""
+
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
+_DAMAGE_IN_BZ2 = "Invalid data stream"
+"""What an OSError says, without a number, where bz2 cannot unpack something."""
 
 
 class UnreadableError(DataError):
@@ -86,7 +92,7 @@ def tree_digest(path: Place, crew: Crew | None = None) -> str:
     starts = range(0, len(names), _HASHED_TOGETHER)
     jobs = [partial(_contents, path.absolute(), names[start : start + _HASHED_TOGETHER]) for start in starts]
     contents: dict[str, str] = dict.fromkeys(tree.folders, "folder")
-    for found in crew.do(jobs) if crew else (job(None) for job in jobs):
+    for found in all_done(crew, jobs) if crew else (job(None) for job in jobs):
         contents |= found
     for name in sorted(contents):
         digest.update(f"{name}\0{contents[name]}\n".encode(errors="surrogateescape"))
@@ -261,12 +267,41 @@ class TarTree:
 
     def _open(self) -> tarfile.TarFile:
         try:
-            return tarfile.open(self.path)
+            return tarfile.open(self.path, tarinfo=WholeTar)
         except tarfile.ReadError as error:
             raise DataError(
                 f"{self.path} is no folder, .tar, .tar.gz or .zip archive of pictures and no Parquet file, "
                 f"or it is damaged from its start on"
             ) from error
+
+
+class WholeTar(tarfile.TarInfo):
+    """Members of a tar archive that must be whole.
+
+    `tarfile` takes a damaged header, unless it is the first, or a missing one for the end. Here the end is what writers
+    put there: blocks of zeros. A block of zeros with something behind it is a header that was lost.
+
+    Raises:
+        tarfile.ReadError: there is something else.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError:  # of zeros, or behind a header that has several parts
+            if tar.fileobj is not None and any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError("zeros in place of a header") from None
+            raise
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error)) from None
 
 
 class ZipTree:
@@ -292,7 +327,9 @@ class ZipTree:
                     try:
                         with archive.open(member) as file:
                             content = file.read(MAX_FILE_BYTES + 1)
-                    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError):
+                    except CANNOT_UNPACK as error:
+                        if not is_damage(error):
+                            raise
                         content = b""  # one damaged member does not spoil the others
                     yield name, content
 
@@ -339,12 +376,23 @@ def refused(path: Path | str, member: str, why: str) -> DataError:
     return DataError(f"{path} is refused: its member '{shown}' {why}; pack the pictures again without it")
 
 
+CANNOT_UNPACK = (*_DAMAGE, NotImplementedError, OSError)
+"""What unpacking a member may raise; it is to be seen by `is_damage` whether the member is at fault."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that bytes are wrong, or packed in an unknown way; not that they could not be read."""
+    if isinstance(error, (*_DAMAGE, NotImplementedError)):
+        return True
+    return isinstance(error, OSError) and error.errno is None and str(error) == _DAMAGE_IN_BZ2
+
+
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """Turns what goes wrong while reading into one line."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}): get it again") from error
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (*_DAMAGE, OSError) as error:
+        if is_damage(error):
+            raise DataError(f"{path} is damaged or cut short ({error}): get it again") from error
+        raise UnreadableError(f"{path} cannot be read: {reason(error)}") from error

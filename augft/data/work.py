@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from typing import Protocol, TypeVar
 
+from augft.errors import RunError
+
 T = TypeVar("T")
 Job = Callable[[Executor | None], T]
 """Something to do. It may pass small pieces of it to the executor, where there is one. Pickles."""
@@ -18,6 +20,27 @@ class Crew(Protocol):
     def do(self, jobs: Iterable[Job[T]]) -> Iterator[T]:
         """What the jobs give, as they are done; takes a few jobs ahead and no more."""
         ...
+
+
+def all_done(crew: Crew, jobs: Iterable[Job[T]]) -> Iterator[T]:
+    """What the jobs give, as a crew does them, and none less.
+
+    Raises:
+        RunError: the crew left jobs undone; nothing may be made of the others as if they were all.
+    """
+    coming, num_taken, num_done = iter(jobs), 0, 0
+
+    def taken() -> Iterator[Job[T]]:
+        nonlocal num_taken
+        for job in coming:
+            num_taken += 1
+            yield job
+
+    for result in crew.do(taken()):
+        num_done += 1
+        yield result
+    if num_done != num_taken or next(coming, None) is not None:
+        raise RunError(f"{num_done} parts were made, and not all: the same command goes on with what is done")
 
 
 class Threads:

@@ -7,13 +7,14 @@ measured is named as such.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jinja2
 
 from augft.model.cifar_resnet import NAMES as CIFAR_RESNETS
 from augft.report import text
 from augft.report.interval import Score
-from augft.report.lenient import items, mapping
+from augft.report.lenient import items, mapping, number
 from augft.report.record import Record
 from augft.saved import SavedModel
 
@@ -46,6 +47,7 @@ def model_card(saved: SavedModel, record: Record, stem: str) -> str:
             scores={name: score for name, score in scores.items() if score is not None},
             by_class=_by_class(record),
             most_classes=_MOST_CLASSES,
+            examined=[_examined(found, saved.meta.temperature) for found in record.evaluations.values()],
             versions={name: record.environment[name] for name in _VERSIONS if name in record.environment},
         )
     )
@@ -56,6 +58,20 @@ def _by_class(record: Record) -> list[tuple[str, Score | None]]:
     evaluation = mapping(record.evaluation)
     rows = zip(items(evaluation.get("classes")), items(evaluation.get("confusion")), strict=False)
     return [(str(name), Score(row[i], sum(row)) if sum(row) else None) for i, (name, row) in enumerate(rows)]
+
+
+def _examined(found: dict[str, Any], temperature: float | None) -> dict[str, Any]:
+    """Figures of an evaluation; the calibration is that of the probabilities that the model gives now."""
+    judged = mapping(found.get("calibration"))
+    calibration = mapping(judged.get("plain" if temperature is None else "scaled"))
+    if temperature is not None and calibration.get("temperature") != temperature:
+        calibration = {}
+    return {
+        "data": mapping(found.get("data")),
+        "score": Score.of(found.get("top1"), found.get("num_samples")),
+        "ece": number(calibration.get("ece")),
+        "corrupted": number(mapping(found.get("corruptions")).get("mean_error")),
+    }
 
 
 def _plain(value: object) -> str:

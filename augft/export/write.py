@@ -52,7 +52,8 @@ def export(run: str, format: str, out: Path, *, force: bool = False) -> list[Pat
     for name, content in beside.items():
         if not force and folder.exists(name) and folder.read(name) != content:
             raise ConfigError(
-                f"{out.with_name(name)}: is there already, of another model; give another folder, or --force"
+                f"{out.with_name(name)}: is there already, of another model, or from before `augft evaluate`; "
+                "give another folder, or --force"
             )
     digest = str(record.data.get("digest", ""))
     files = {**beside, out.name: exported(saved, format, metadata(saved, digest))}

@@ -15,12 +15,10 @@ On an object store an archive is read once more, for its listing.
 from __future__ import annotations
 
 import io
-import lzma
 import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +29,7 @@ import pyarrow as pa
 
 from augft.data.packed import set_files
 from augft.data.picture import MAX_FILE_BYTES
-from augft.data.tree import Names, reading, refused
+from augft.data.tree import CANNOT_UNPACK, Names, WholeTar, is_damage, reading, refused
 from augft.errors import DataError
 from augft.prediction.files import is_picture, table_of
 from augft.prediction.listing import as_table, by_name, cut
@@ -83,7 +81,7 @@ class Tar:
 
     def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
         """See `Source`."""
-        table = as_table(self._members(), _TAR_SCHEMA)
+        table = as_table(self._members(), _stamped(_TAR_SCHEMA, self.where))
         if not self.is_compressed:
             return cut(by_name(table), max_rows)
         sorted_offsets = by_name(table)["offset"].to_numpy()
@@ -149,7 +147,7 @@ class Tar:
 
 def _begun(file: BinaryIO, where: str) -> tarfile.TarFile:
     try:
-        return tarfile.open(fileobj=file)
+        return tarfile.open(fileobj=file, tarinfo=WholeTar)
     except tarfile.ReadError as error:
         raise DataError(
             f"{where} is no folder, .tar, .tar.gz or .zip archive of pictures and no Parquet file, or it is damaged "
@@ -165,7 +163,7 @@ class Zip:
 
     def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
         """See `Source`."""
-        return cut(by_name(as_table(self._members(), _ZIP_SCHEMA)), max_rows)
+        return cut(by_name(as_table(self._members(), _stamped(_ZIP_SCHEMA, self.where))), max_rows)
 
     def count(self, unit: pa.RecordBatch) -> int:
         """See `Source`."""
@@ -214,7 +212,9 @@ def _unzipped(file: BinaryIO, member: dict[str, Any]) -> bytes | str:
     try:
         with zipfile.ZipExtFile(file, "r", info) as content:
             return content.read(MAX_FILE_BYTES + 1)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+    except CANNOT_UNPACK as error:
+        if not is_damage(error):
+            raise
         return f"cannot be unpacked ({' '.join(str(error).split())})"
 
 
@@ -223,6 +223,11 @@ def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         yield member
         tar.members.clear()  # type: ignore[attr-defined]
+
+
+def _stamped(schema: pa.Schema, where: str) -> pa.Schema:
+    """So the listing of an archive that was replaced is another one, also where members have the same places."""
+    return schema.with_metadata({"size, modified": str(set_files(where).stamp())})
 
 
 @contextmanager

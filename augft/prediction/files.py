@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from augft.data.decode import shown
 from augft.data.picture import MAX_FILE_BYTES, SUFFIXES
-from augft.data.tree import is_noise, read_files, reading, walk
+from augft.data.tree import UnreadableError, is_noise, read_files, reading, walk
 from augft.prediction.listing import as_table, by_name, cut
 from augft.storage import place, reason
 
@@ -74,7 +75,7 @@ class Folder:
         for unit in units:
             names = [os.fsdecode(name) for name in unit["name"].to_pylist()]
             if isinstance(root, Path):
-                yield table_of(unit["name"], (_content(root, name) for name in names))
+                yield table_of(unit["name"], _contents(root, names))
             else:
                 yield table_of(unit["name"], (content for _, content in read_files(root, names)))
 
@@ -92,8 +93,23 @@ def _on_store(listed: dict[str, Any]) -> Iterator[tuple[bytes, int, int]]:
             yield os.fsencode(name), info.size, info.mtime_ns
 
 
-def _content(root: Path, name: str) -> bytes | str:
-    """A file; or, as text, why it alone cannot be read. A disk that is gone is no fault of a file."""
+def _contents(root: Path, names: list[str]) -> list[bytes | str]:
+    """Files; or, as text, why one cannot be read.
+
+    Raises:
+        UnreadableError: none is there, as in the empty folder on which another machine has a disk.
+    """
+    found = [_content(root, name) for name in names]
+    if all(isinstance(content, OSError) and content.errno == errno.ENOENT for content in found):
+        raise UnreadableError(
+            f"{root} holds none of {len(names)} pictures that were listed, from '{shown(names[0])}' on: is its disk "
+            f"mounted on {socket.gethostname()}? Give the same command again, without --force"
+        )
+    return [f"cannot be read ({reason(content)})" if isinstance(content, OSError) else content for content in found]
+
+
+def _content(root: Path, name: str) -> bytes | OSError:
+    """A file; or why it alone cannot be read. A disk that is gone is no fault of a file."""
     with reading(root):
         try:
             with (root / name).open("rb") as file:
@@ -101,4 +117,4 @@ def _content(root: Path, name: str) -> bytes | str:
         except OSError as error:
             if error.errno not in _OF_ONE_FILE or not root.is_dir():
                 raise
-            return f"cannot be read ({reason(error)})"
+            return error

@@ -94,7 +94,7 @@ def run_units(prediction: Prediction, goes: list[list[int]], crew: Crew, tell: C
                 tell(row["unit"], row["num_rejected"])
         except ray.exceptions.RayError as error:
             words = " ".join(str(error).strip().split("\n")[-1].split())
-            raise RunError(f"a worker failed: {words}; the same command goes on") from error
+            raise RunError(f"a worker failed: {words}; the same command, without --force, goes on") from error
 
 
 def _dataset(given: list[Any], prediction: Prediction, goes: list[list[int]], crew: Crew) -> ray.data.Dataset:

@@ -9,12 +9,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import ray
 import torch
 
 from augft.display import Display
 from augft.errors import AugftError, DataError, ResourceError, Stopped, StorageError
-from augft.prediction.listing import LISTING, Catalogue, Source, max_rows, write_listing
+from augft.prediction.listing import LISTING, Catalogue, Source, max_rows, read_listing, write_listing
 from augft.prediction.pipeline import Crew, Prediction, run_units
 from augft.prediction.result import Target, put_together
 from augft.prediction.source import open_source
@@ -60,9 +61,10 @@ def predict(
         run: a run directory.
         source: as `augft.prediction.source.open_source` takes it; it need not have labels.
         out: a path or a URI: one file, if it ends in .parquet, else a folder of them.
-        num_workers: actors with a model, each with a GPU where the cluster has so many; None: one a GPU, else a CPU.
+        num_workers: actors with a model, each with a GPU where the cluster has so many, else all on CPUs; None: one a
+            GPU, or, where there is none, a CPU.
         address: of a Ray cluster; None: this machine.
-        force: write over what is there.
+        force: begin anew, and write over predictions that are there; nothing else is written over.
         verbose: let through what Ray and the workers print.
         display: where progress is shown; None: on stderr.
 
@@ -80,7 +82,8 @@ def predict(
                 saved, source, target, Path(scratch) / LISTING, _Means(num_workers, address, force, verbose), shown
             )
     except KeyboardInterrupt:
-        raise Stopped(f"{target.uri}: stopped; the same command goes on") from None
+        without = " without --force" if force else ""
+        raise Stopped(f"{target.uri}: stopped; the same command{without} goes on") from None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def _predict(
     saved: SavedModel, source: str, target: Target, listing: Path, means: _Means, shown: Display
 ) -> Predictions:
     pictures = open_source(source, saved.picture_size)
+    target.check_apart(pictures.where, saved.where)
     shown.say(f"listing {source}")
     try:
         catalogue = write_listing(pictures, listing, max_rows(saved.picture_size))
@@ -128,15 +132,19 @@ def _run(prediction: Prediction, catalogue: Catalogue, goes: list[list[int]], me
         shown.say(f"going on: {num_done:,} of {total:,} pictures are done")
     reads_apart = num_units > len(goes)
     num_gpus = torch.cuda.device_count() if means.address is None else 0
-    spare = local_cpus() if num_gpus else int(reads_apart)
+    spare = (local_cpus() if num_gpus else 0) + int(reads_apart)
     shown.say("starting Ray on this machine" if means.address is None else f"connecting to Ray at {means.address}")
     num_cpus = (means.num_workers or num_gpus or local_cpus()) + spare
     if not means.verbose:
         _hush()
     with ray_session(means.address, num_cpus=num_cpus, verbose=means.verbose):
-        crew = _crew(means.num_workers, num_units, reads_apart)
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        crew = crew_of(means.num_workers, num_units, reads_apart, cpus, gpus)
+        if gpus and not crew.has_gpus:
+            shown.say(f"--workers {means.num_workers} are more than the {gpus} GPUs of the cluster: all are on CPUs")
         if means.address is not None:
-            _check_visible(prediction.source.where, unfinished_uri(prediction.out))
+            _check_visible(prediction)
 
         def tell(unit: int, num_rejected: int) -> None:
             nonlocal num_done
@@ -156,22 +164,24 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
 
 
-def _crew(num_workers: int | None, num_units: int, reads_apart: bool) -> Crew:
-    """Raises ResourceError where the cluster has not enough."""
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    spare = int(reads_apart or gpus > 0)
-    if cpus <= spare or (num_workers or 1) + spare > cpus:
-        reader = " and readers one" if spare else ""
+def crew_of(num_workers: int | None, num_units: int, reads_apart: bool, cpus: int, gpus: int) -> Crew:
+    """Who predicts with what a cluster has; whoever reads apart, and whoever decodes for GPUs, needs a CPU too.
+
+    Raises:
+        ResourceError: it has not enough.
+    """
+    on_gpus = (num_workers or 1) <= gpus
+    spare = int(on_gpus) + int(reads_apart)
+    if (num_workers or 1) > cpus - spare:
+        readers = f" and readers {spare}" if spare else ""
         raise ResourceError(
-            f"--workers {num_workers or 'auto'}: the cluster has {cpus} CPUs, a worker takes one{reader}; give fewer"
+            f"--workers {num_workers or 'auto'}: the cluster has {cpus} CPUs, a worker takes one{readers}; give fewer"
         )
-    num_actors = num_workers or gpus or cpus - spare
-    has_gpus = gpus >= num_actors
-    return Crew(min(num_actors, num_units), has_gpus, reads_apart)
+    most = min(gpus, cpus - spare) if on_gpus else cpus - spare
+    return Crew(min(num_workers or most, num_units), on_gpus, reads_apart)
 
 
-def _check_visible(source: str, folder: str) -> None:
+def _check_visible(prediction: Prediction) -> None:
     """Whether each node that may read or write sees what it needs.
 
     Raises:
@@ -179,16 +189,26 @@ def _check_visible(source: str, folder: str) -> None:
         StorageError: this process cannot write to the folder itself.
     """
     nodes = [node for node in cluster_nodes() if node.cpus > 0]
+    source, folder = prediction.source.where, unfinished_uri(prediction.out)
+    file = a_file(source, read_listing(Storage(folder), [0])[0])
     with marked(folder) as marker:
-        answers = ask_each(nodes, look, source, folder, marker, timeout_s=ANSWER_S)
+        answers = ask_each(nodes, look, source, file, folder, marker, timeout_s=ANSWER_S)
     for answer in answers:
         if problem := answer.error or answer.value:
             raise ResourceError(f"node {answer.node.name} {problem}")
 
 
-def look(source: str, folder: str, marker: str) -> str | None:
-    """What this node does not see, in words that go on from its name."""
+def a_file(source: str, unit: pa.RecordBatch) -> str:
+    """One that must be there for a unit to be read: the folder alone is also there where its disk is not mounted."""
     where = place(source)
+    if isinstance(where, Path) and where.is_dir() and "name" in unit.schema.names:
+        return str(where / os.fsdecode(unit["name"][0].as_py()))
+    return source
+
+
+def look(source: str, file: str, folder: str, marker: str) -> str | None:
+    """What this node does not see, in words that go on from its name."""
+    where = place(file)
     shared = "a folder that all nodes share, or on s3://"
     if isinstance(where, Path) and not where.exists():
         return f"does not see the pictures at {source}; put them in {shared}"

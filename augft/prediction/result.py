@@ -1,17 +1,19 @@
 """Part files → the predictions: one Parquet file or a folder of some, in the source's order, whole or not at all.
 
 They are put together in a file beside the place and renamed, or, for an object store, in a temporary file of this
-machine and uploaded. It is a stream: what is held in memory is some rows.
+machine and uploaded. What is held in memory is some rows; of a compressed archive, whose parts come in another order,
+the names of all pictures too, but not their probabilities, which go through a file.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,14 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from augft.errors import ConfigError, StorageError
+from augft.errors import ConfigError, RunDirectoryError, StorageError
 from augft.prediction.listing import Catalogue
 from augft.prediction.unfinished import ASSEMBLING, Unfinished, unfinished_uri
-from augft.storage import Storage, reason
+from augft.storage import Storage, extend_uri, reason
 
 _GROUP_BYTES, _FILE_BYTES = 16 * 2**20, 256 * 2**20
 """Of probabilities: of a row group, and of a file of a folder."""
 _SHARDS = "assembled"
+_PART = re.compile(r"part-\d{5,}\.parquet")
 _METADATA = "augft"
 
 
@@ -38,12 +41,19 @@ class Target:
 
     Args:
         out: a path or a URI; one file where it ends in .parquet, else a folder.
+
+    Raises:
+        ConfigError: it names no file or folder, but a bucket or the like.
+        RunDirectoryError: it is not understood.
     """
 
     def __init__(self, out: str) -> None:
-        self.uri = Storage(out).uri
+        self.uri = extend_uri(Storage(out).uri, "")
         base, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
         folder, _, self.name = base.rpartition("/")
+        if self.name in ("", "..") or folder.endswith(":/"):
+            example = extend_uri(out, "/predictions.parquet")
+            raise ConfigError(f"--out {out}: names no file or folder; give one, as {example}")
         self.is_file = self.name.endswith(".parquet")
         self.parent = Storage((folder or "/") + mark + query)
         self.rejected_name = f"{self.name.removesuffix('.parquet')}.rejected.jsonl"
@@ -51,19 +61,81 @@ class Target:
     def check(self, *, force: bool) -> None:
         """Whether predictions may be written there.
 
+        Args:
+            force: in place of other predictions; of nothing else.
+
         Raises:
             ConfigError: something is there already.
             RunDirectoryError: the folder above is none, or may not be written to.
         """
         self.parent.check_possible()
-        if force or not self._is_taken() or Unfinished(self.uri).is_published:
+        if self.parent.local and os.path.islink(self.uri):
+            raise ConfigError(f"--out {self.uri}: is a link; give the place that it points to")
+        if self.parent.local and os.path.ismount(self.uri):
+            raise ConfigError(f"--out {self.uri}: is a disk of its own, not to be replaced; give a name in it")
+        if not self._is_taken():
             return
-        raise ConfigError(f"--out {self.uri}: is there already; give another name, or --force")
+        if not (force or Unfinished(self.uri).may_replace):
+            raise ConfigError(f"--out {self.uri}: is there already; give another name, or --force")
+        if why := self._foreign():
+            raise ConfigError(
+                f"--out {self.uri}: {why}, and only predictions are written over; give another name, or remove it"
+            )
+
+    def check_apart(self, *others: str) -> None:
+        """Whether what is written is apart from what is read; links are followed.
+
+        Args:
+            others: paths or URIs of the source and the run.
+
+        Raises:
+            ConfigError: it is one of them, or lies in it, or the other way round.
+        """
+        written = (self.uri, unfinished_uri(self.uri), extend_uri(self.parent.uri, f"/{self.rejected_name}"))
+        for other in others:
+            for mine in written:
+                ours, theirs = _steps(mine), _steps(other)
+                if ours[: len(theirs)] == theirs or theirs[: len(ours)] == ours:
+                    how = "is" if ours == theirs else "lies in" if len(ours) > len(theirs) else "holds"
+                    beside = "" if mine == self.uri else f"its {mine} "
+                    raise ConfigError(f"--out {self.uri}: {beside}{how} {other}, which is read; give another place")
 
     def _is_taken(self) -> bool:
         if self.parent.local and Path(self.uri).is_dir():
             return self.is_file or any(Path(self.uri).iterdir())
         return self.parent.exists(self.name)
+
+    def _foreign(self) -> str | None:
+        """Why what is there is no prediction of this kind, in words; None where it is one."""
+        if self.is_file:
+            return None if _is_ours(self.parent, self.name) else "is no file of predictions"
+        folder = Storage(self.uri)
+        with suppress(RunDirectoryError):
+            if names := folder.list():
+                strange = (name for name in names if not _PART.fullmatch(name) or not _is_ours(folder, name))
+                return next((f"holds {name}" for name in strange), None)
+        return "is a file, not a folder of predictions"
+
+
+def _is_ours(folder: Storage, name: str) -> bool:
+    """Whether a file is Parquet that `predict` has written."""
+
+    def once() -> bool:
+        with folder.open(name) as file:
+            return _METADATA.encode() in (pq.read_schema(file).metadata or {})
+
+    try:
+        return folder.attempt("read", name, once)
+    except (OSError, pa.ArrowException):  # what is a folder, or damaged, or no Parquet
+        return False
+
+
+def _steps(where: str) -> list[str]:
+    """A place from its root on, so that one that lies in another begins as that does."""
+    if "://" in where:
+        scheme, _, rest = extend_uri(where, "").partition("?")[0].partition("://")
+        return [scheme, *rest.rpartition("@")[2].split("/")]
+    return list(Path(os.path.realpath(Storage(where).uri)).parts)
 
 
 @dataclass(frozen=True)
@@ -94,7 +166,8 @@ def put_together(unfinished: Unfinished, catalogue: Catalogue, classes: tuple[st
             _publish(files, target)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(
-            f"{target.uri}: cannot be written ({reason(error)}); free some space, and give the same command again"
+            f"{target.uri}: cannot be written ({reason(error)}); free some space, and give the same command again, "
+            "without --force"
         ) from error
     unfinished.remove()
     return Result(files.num_rows, num_rejected)
@@ -213,7 +286,10 @@ def _ranked(
     first: list[pa.Table], parts: Iterator[pa.Table], num_rows: int, num_classes: int, scratch: Path
 ) -> Iterator[pa.Table]:
     """Rows by rank: probabilities go through a file, to which each row is written at its place."""
-    probabilities = np.memmap(scratch / "ranked", np.float32, "w+", shape=(num_rows, num_classes))
+    with (scratch / "ranked").open("wb") as file:
+        # A full disk is an error here; where a page of a mapped file finds no place, the process is killed.
+        file.writelines(bytes(4 * num_classes) for _ in range(num_rows))
+    probabilities = np.memmap(scratch / "ranked", np.float32, "r+", shape=(num_rows, num_classes))
     names: list[pa.Table] = []
     for part in chain(first, parts):
         ranks = part["rank"].to_numpy()

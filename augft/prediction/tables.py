@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from augft.data import hf_parquet
-from augft.data.packed import PackedDataset, open_packed
+from augft.data.packed import PackedDataset, open_packed, set_files
 from augft.data.picture import to_pixels
 from augft.errors import DataError
 from augft.prediction.files import table_of
@@ -27,6 +27,8 @@ _PARQUET_SCHEMA = pa.schema(
         ("first", pa.int64()),
         ("num", pa.int64()),
         ("bytes", pa.int64()),
+        ("size", pa.int64()),
+        ("modified", pa.int64()),
     ]
 )
 _PACKED_SCHEMA = pa.schema(
@@ -54,6 +56,7 @@ class ParquetFiles:
     def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
         """See `Source`."""
         for name in sorted(self._names) or [""]:
+            size, modified = set_files(self._file(name)).stamp()
             with hf_parquet.opened(self._file(name)) as parquet:
                 hf_parquet.image_column(self._file(name), parquet.schema_arrow)
                 groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
@@ -63,7 +66,7 @@ class ParquetFiles:
                 step = max(1, min(max_rows, UNIT_BYTES * num_rows // max(1, num_bytes)))
                 for first in range(start, start + num_rows, step):
                     num = min(step, start + num_rows - first)
-                    row = ([os.fsencode(name)], [number], [first], [num], [num_bytes])
+                    row = ([os.fsencode(name)], [number], [first], [num], [num_bytes], [size], [modified])
                     yield pa.RecordBatch.from_arrays([pa.array(cell) for cell in row], schema=_PARQUET_SCHEMA)
                 start += num_rows
 

@@ -25,9 +25,9 @@ RETRY_S = 60.0
 """For how long storage that fails is tried again."""
 ASSEMBLING = "assembling-"
 """Of a folder in it where the result is put together."""
-_IDENTITY, _PUBLISHING = "prediction.json", "publishing"
+_IDENTITY, _PUBLISHING, _FORCED = "prediction.json", "publishing", "forced"
 _PART = re.compile(r"part-(\d{7})\.parquet")
-_OURS = re.compile(rf"{_PART.pattern}|{_IDENTITY}|{LISTING}|{_PUBLISHING}|{ASSEMBLING}.*")
+_OURS = re.compile(rf"{_PART.pattern}|{_IDENTITY}|{LISTING}|{_PUBLISHING}|{_FORCED}|{ASSEMBLING}.*")
 _WORDS = {
     "pictures": "other pictures",
     "model": "another model",
@@ -71,9 +71,9 @@ class Unfinished:
         self.uri = self.storage.uri
 
     @property
-    def is_published(self) -> bool:
-        """Whether it was killed when it had begun to put its result in place: that is no one else's then."""
-        return self.storage.exists(_PUBLISHING)
+    def may_replace(self) -> bool:
+        """Whether it may write over what is at its place: it was begun by force, or has put its own result there."""
+        return self.storage.exists(_PUBLISHING) or self.storage.exists(_FORCED)
 
     def begin(self, identity: Identity, listing: Path, *, force: bool) -> frozenset[int]:
         """Begin, or go on.
@@ -81,7 +81,7 @@ class Unfinished:
         Args:
             identity: of the prediction.
             listing: the file to keep.
-            force: whether what is there of another prediction is removed.
+            force: begin anew, whatever prediction is there; go on without it.
 
         Returns:
             The units that are done.
@@ -91,19 +91,22 @@ class Unfinished:
             RunDirectoryError: a file is there.
             StorageError: it cannot be written.
         """
-        if self.storage.exists(_IDENTITY):
-            if (other := self._difference(identity)) is None:
-                if not self.storage.exists(LISTING):
-                    self.storage.upload(LISTING, listing)
-                return self.done()
-            if not force:
+        if not force and self.storage.exists(_IDENTITY):
+            if other := self._difference(identity):
                 raise ConfigError(
                     f"{self.uri}: holds an unfinished prediction of {other}; finish that one with its own command, "
                     "give another --out, or begin anew with --force"
                 )
+            for name in self.storage.list():
+                if name.startswith(ASSEMBLING):  # by one that was killed
+                    self.storage.remove(name)
+            self.storage.upload(LISTING, listing)
+            return self.done()
         if strange := [name for name in self.storage.list() if not _OURS.fullmatch(name)]:
             raise ConfigError(f"{self.uri}: holds {strange[0]}, which is no prediction's; give another --out")
         self.remove()
+        if force:
+            self.storage.write(_FORCED, b"")
         self.storage.write(_IDENTITY, (json.dumps(asdict(identity), indent=2) + "\n").encode())
         self.storage.upload(LISTING, listing)
         return frozenset()
@@ -138,7 +141,7 @@ class Unfinished:
         except (OSError, pa.ArrowException) as error:
             raise RunError(
                 f"{extend_uri(self.uri, '/' + part_name(unit))}: is damaged ({' '.join(str(error).split())}); remove "
-                "it, and give the same command again"
+                "it, and give the same command again, without --force"
             ) from error
 
     def publish(self) -> None:

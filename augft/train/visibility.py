@@ -15,6 +15,7 @@ from pathlib import Path
 import ray
 
 from augft.config import Job
+from augft.data.destination import FLEETING
 from augft.data.packed import open_packed
 from augft.errors import AugftError, ResourceError
 from augft.storage import Storage
@@ -22,7 +23,6 @@ from augft.train.nodes import Node, ask_each
 
 ANSWER_S = 120.0
 """How long a node may take; its first process has to import everything."""
-_MARKER = ".augft-visible-"
 _SHARE = "a folder that all nodes share, or s3://"
 
 
@@ -107,7 +107,7 @@ def marked(folder: str | None) -> Iterator[str]:
         return
     storage = Storage(folder)
     was_there = storage.exists()
-    marker = f"{_MARKER}{uuid.uuid4().hex}"
+    marker = f"{FLEETING}{uuid.uuid4().hex}"
     storage.write(marker, marker.encode())
     try:
         yield marker

@@ -76,6 +76,19 @@ def test_the_place(fails: Callable[..., str], run: Path, pictures: Path, tmp_pat
     assert "give a folder, s3:// or gs://" in fails(run, pictures, "--out", "gopher://x/p.parquet")
 
 
+def test_force_is_for_predictions_only(fails: Callable[..., str], run: Path, pictures: Path, tmp_path: Path) -> None:
+    message = fails(run, pictures, "--out", pictures, "--force")
+    assert "pictures: holds a.png, and only predictions are written over; give another name" in message
+    (tmp_path / "p.parquet").write_bytes(b"something")
+    message = fails(run, pictures, "--out", tmp_path / "p.parquet", "--force")
+    assert "p.parquet: is no file of predictions, and only predictions are written over" in message
+    message = fails(run, pictures, "--out", pictures / "p.parquet", "--force")
+    assert f"p.parquet: lies in {pictures}, which is read; give another place" in message
+    message = fails(run, pictures, "--out", run / "p.parquet")
+    assert f"p.parquet: lies in {run}, which is read; give another place" in message
+    assert not (run / "p.parquet.partial").exists()
+
+
 def test_an_unfinished_one_of_other_pictures(
     fails: Callable[..., str], run: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -120,6 +120,12 @@ def test_a_worker_that_is_killed(folder: Path, tmp_path: Path, monkeypatch: pyte
     assert folder.with_name(f"{folder.name}.read").exists()
 
 
+def test_a_cluster_that_has_no_cpu_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_on_ray, "_num_cpus", lambda: 0)
+    jobs = [lambda pieces, n=n: n for n in range(3)]
+    assert sorted(pack_on_ray.Tasks(None).do(jobs)) == [0, 1, 2]
+
+
 class BrokenOffError(Exception):
     """Stands in for whatever may end the driver."""
 
@@ -167,7 +173,7 @@ def test_from_object_storage_to_object_storage(
     monkeypatch.setattr(assemble, "_MAX_PART_ROWS", 5)
     with pytest.raises(BrokenOffError):
         packed(bucket("/pictures"), bucket("/skip"), shuffled=True, on_bad="skip", progress=breaking)
-    with pytest.raises(DataError, match="exists and is not this source packed in this way"):
+    with pytest.raises(DataError, match="holds what a packing of another source or with other options left unfinished"):
         packed(bucket("/pictures"), bucket("/skip"))
     said: list[str] = []
     assert packed(bucket("/pictures"), bucket("/skip"), shuffled=True, on_bad="skip", say=said.append) == local

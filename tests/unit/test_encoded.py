@@ -126,6 +126,17 @@ def test_packed_again_it_is_the_same_bytes(source: Path, files: Path, tmp_path: 
         assert (again / name).read_bytes() == (files / name).read_bytes()
 
 
+def test_what_a_killed_packing_left_is_written_over(source: Path, files: Path, tmp_path: Path) -> None:
+    left = tmp_path / f".out.packing-{open_packed(files).manifest.recipe[:16]}"
+    left.mkdir()
+    (left / "train-00000.parquet").write_bytes(b"half")
+    made = Path(pack(str(source), tmp_path / "out", image_size=S, encoded=True))
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == {
+        path.name: path.read_bytes() for path in files.iterdir()
+    }
+    assert not left.exists()
+
+
 def test_pixels_and_files_show_the_same_pictures(source: Path, files: Path, tmp_path: Path) -> None:
     """Mean, deviation, and the plain view of each picture, so validation too: bit for bit."""
     pixels = open_packed(pack(str(source), tmp_path / "pixels", image_size=S))

@@ -454,6 +454,31 @@ def test_what_was_found_earlier_of_the_same_stays(copied: Path, monkeypatch: pyt
     assert examined(copied).keys().isdisjoint({"corruptions", "tta"})
 
 
+def test_what_depended_on_something_else_goes(copied: Path, other: str, tmp_path: Path) -> None:
+    theirs = Path(shutil.copytree(other, tmp_path / "theirs"))
+    examined(copied, wanted=Wanted(tta="digits", tta_copies=2, against=str(theirs)))
+    assert examined(copied).keys() >= {"tta", "against"}
+    (theirs / "model.safetensors").write_bytes((copied / "model.safetensors").read_bytes())
+    found = examined(copied)
+    assert "tta" in found
+    assert "against" not in found, "the other run has other weights now"
+    assert "tta" not in examined(copied, wanted=Wanted(temperature=True)), "probabilities are others now"
+    examined(copied, wanted=Wanted(tta="digits", tta_copies=2))
+    assert "tta" in examined(copied, wanted=Wanted(temperature=True)), "and now the same"
+
+
+def test_pictures_of_one_name_are_told_apart(copied: Path, digits: Path, tmp_path: Path) -> None:
+    one = folders(tmp_path / "one" / "photos", digits, {7: "7", 3: "3"})
+    two = folders(tmp_path / "two" / "photos", digits, {7: "7", 3: "3"}, num=4)
+    found = {source: examined(copied, source=str(source)) for source in (one, two, one, two)}
+    digest = found[two]["data"]["digest"]
+    names = ["photos-train", f"photos-train-{digest[:8]}"]
+    assert sorted(path.stem for path in (copied / "evaluation").glob("photos*.json")) == names
+    written = [json.loads((copied / "evaluation" / f"{name}.json").read_text()) for name in names]
+    assert [each["num_samples"] for each in written] == [12, 8]
+    assert sorted(path.stem for path in (copied / "evaluation").glob("photos*.html")) == names
+
+
 def test_the_runs_report_has_a_link(copied: Path, other: str) -> None:
     shutil.rmtree(copied / "evaluation", ignore_errors=True)
     examined(copied)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,37 @@ def test_the_card_says_what_was_recorded_and_how_sure_it_is(files: dict[str, Pat
     assert r"a\|b \`c\` \<d\>" in card, "a class's name is text, not Markdown"
     rows = [line for line in card.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} <= {3, 5, 6}
+
+
+def test_the_card_says_what_was_examined_since(run: Path, tmp_path: Path) -> None:
+    """Of these weights, and of the probabilities that the model gives."""
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    weights = hashlib.sha256((copied / "model.safetensors").read_bytes()).hexdigest()
+    found = {
+        "data": {"source": "my_photos/", "split": "test"},
+        "model": {"weights": weights},
+        "num_samples": 1200,
+        "top1": 0.75,
+        "calibration": {"plain": {"ece": 0.0321}, "scaled": {"ece": 0.0123, "temperature": 1.5}},
+        "corruptions": {"mean_error": 0.456},
+    }
+    (copied / "evaluation").mkdir()
+
+    def row(name: str, temperature: float | None = None, **changes: Any) -> list[str]:
+        meta = json.loads((copied / "model.json").read_text())
+        (copied / "model.json").write_text(json.dumps({**meta, "temperature": temperature}))
+        (copied / "evaluation" / "photos-test.json").write_text(json.dumps({**found, **changes}))
+        export(str(copied), "safetensors", tmp_path / name / "m.safetensors")
+        card = (tmp_path / name / "MODEL.md").read_text(encoding="utf-8")
+        said = "the calibration errors above say" in card
+        assert said == ("3.2 %" in card) if temperature is None else "fitted so that 90 %" in card
+        return re.findall(r"^\| my.*photos.*", card, re.MULTILINE)
+
+    assert row("plain") == [r"| my\_photos/, test | 1,200 | 75.0 % | 3.2 % | 45.6 % |"]
+    assert row("other", model={"weights": "0" * 64}) == []
+    assert row("damaged", calibration=None, corruptions={"mean_error": 0.4})[0].endswith("| – | 40.0 % |")
+    assert row("scaled", 1.5)[0].endswith("| 1.2 % | 45.6 % |")
+    assert row("scaled-otherwise", 1.6)[0].endswith("| – | 45.6 % |")
 
 
 # ---- what is refused -------------------------------------------------------------------------------------

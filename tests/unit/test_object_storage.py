@@ -27,12 +27,14 @@ from augft.cli import main
 from augft.config import load_job
 from augft.data import pack as module
 from augft.data import packed, shards
+from augft.data.destination import appearing
 from augft.data.pack import pack
 from augft.data.packed import cache_dir, is_packed, open_packed
 from augft.display import Display
 from augft.errors import DataError, RunDirectoryError, StorageError
 from augft.prepare import prepare
 from augft.storage import Storage, extend_uri
+from augft.train.visibility import marked
 
 OUTAGE_S = float(os.environ.get("AUGFT_TEST_OUTAGE_S", "8"))
 """Longer than the six seconds that pyarrow itself tries again."""
@@ -250,7 +252,7 @@ def test_a_node_reads_each_shard_once(
     uri = pack(source, f"{bucket}/set")
     open_packed(uri).split("train").gather(np.arange(NUM_ROWS))
     assert len(list((cache / "raw").glob("*.npy"))) == 6  # pixels and labels of three shards
-    monkeypatch.setattr(packed, "_read_columns", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(packed, "_read", lambda *_: pytest.fail("read again"))
     got, labels = open_packed(uri).split("train").gather(np.arange(NUM_ROWS))
     assert np.array_equal(got, images)
     assert np.bincount(labels).tolist() == [20, 20, 20]
@@ -305,8 +307,12 @@ def test_an_upload_that_broke_off_is_no_set_and_is_gone_on_with(
     assert not is_packed(uri)
     with pytest.raises(DataError, match="is not a packed data set"):
         open_packed(uri)
-    with pytest.raises(DataError, match="exists and is not this source packed in this way"):
+    left = files_in(uri)
+    with pytest.raises(
+        DataError, match="holds what a packing of another source or with other options left unfinished: rem"
+    ):
         pack(source, uri, image_size=4)
+    assert files_in(uri) == left
     written.clear()
     written.append("broken")
     pack(source, uri)
@@ -314,6 +320,34 @@ def test_an_upload_that_broke_off_is_no_set_and_is_gone_on_with(
     assert written[2:] == ["train-00002.parquet", "manifest.json"]  # after the marker; the others are there
     assert sorted(files_in(uri)) == ["manifest.json", *(f"train-0000{i}.parquet" for i in range(3))]
     assert np.array_equal(open_packed(uri).split("train").gather(np.arange(NUM_ROWS))[0], images)
+
+
+def test_what_is_not_ours_is_not_called_unfinished(bucket: str, source: str) -> None:
+    files = Storage(f"{bucket}/theirs")
+    for name in (f".packing-{'0' * 32}", "train-00000.parquet", "train-00000-of-00001.parquet"):
+        files.write(name, b"")
+    with pytest.raises(DataError, match="exists and is not this source packed in this way"):
+        pack(source, f"{bucket}/theirs")
+
+
+def test_what_a_killed_look_at_the_place_left_is_not_in_the_way(bucket: str, source: str) -> None:
+    with marked(f"{bucket}/set") as name:
+        assert Storage(f"{bucket}/set").list() == [name]
+        pack(source, f"{bucket}/set")
+    assert open_packed(f"{bucket}/set").split("train").num_rows == NUM_ROWS
+
+
+def test_what_another_finished_outlives_a_packer_that_fails(bucket: str, source: str, tmp_path: Path) -> None:
+    uri = f"{bucket}/set"
+
+    def failing() -> None:
+        with appearing(uri, "0" * 64, tmp_path, directly=True):
+            pack(source, uri)  # another process, meanwhile
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert open_packed(uri).split("train").num_rows == NUM_ROWS
 
 
 def test_a_folder_packed_before_is_uploaded(bucket: str, source: str, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from small_disk import mounted_disk
 from augft.data import assemble, parts, shards
 from augft.data.pack import pack
 from augft.data.packed import open_packed
-from augft.errors import DataError, StorageError
+from augft.data.work import Threads
+from augft.errors import DataError, RunError, StorageError
 
 SIZE, NUM_PER_CLASS = 6, 20
 SHARD_ROWS = 8
@@ -197,6 +200,28 @@ def test_a_full_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         said: list[str] = []
         assert files_of(pack(str(folder), disk / "out", say=said.append)) == whole
         assert len(said) == 1
+
+
+class Forgetful(Threads):
+    """Leaves out the last job, does no job, or loses a result."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(1)
+        self.how = how
+
+    def do(self, jobs: Iterable[Any]) -> Iterator[Any]:
+        if self.how != "none":
+            every = list(jobs)
+            done = list(super().do(every[:-1] if self.how == "last" else every))
+            yield from done[1:] if self.how == "lost" else done
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "skip"])
+@pytest.mark.parametrize("how", ["last", "none", "lost"])
+def test_a_crew_that_does_not_do_all(folder: Path, tmp_path: Path, how: str, on_bad: Any) -> None:
+    with pytest.raises(RunError, match="parts were made, and not all"):
+        pack(str(folder), tmp_path / "out", on_bad=on_bad, crew=Forgetful(how))
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the same set, however it is cut ---------------------------------------------------------------------

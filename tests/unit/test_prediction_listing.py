@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -140,6 +142,24 @@ def test_a_listing_tells_whether_the_source_has_changed(tmp_path: Path) -> None:
     assert digest() not in (before, changed)
 
 
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "parquet"])
+def test_a_file_that_was_replaced_is_another_source(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "pictures.parquet"
+    if kind == "parquet":
+        parquet(path, 5, 5)
+    else:
+        path = MAKERS[kind](tmp_path)
+
+    def digest() -> str:
+        return listed(open_source(str(path), 8), tmp_path).digest
+
+    os.utime(path, ns=(5, 5))
+    before = digest()
+    assert digest() == before
+    os.utime(path, ns=(5, 6))  # other pictures, perhaps, of the same sizes at the same places
+    assert digest() != before
+
+
 # ---- Parquet and packed ----------------------------------------------------------------------------------
 
 
@@ -205,6 +225,30 @@ def test_a_folder_that_is_gone_is_no_heap_of_bad_pictures(tmp_path: Path) -> Non
         read_all(source, tmp_path, catalogue.goes(frozenset()))
 
 
+def test_an_empty_folder_where_pictures_were_is_no_heap_of_bad_pictures(tmp_path: Path) -> None:
+    pictures = folder(tmp_path / "pictures")
+    source = open_source(str(pictures), 8)
+    catalogue = listed(source, tmp_path)
+    pictures.rename(tmp_path / "elsewhere")
+    pictures.mkdir()  # as a node sees it that has not mounted the disk
+    with pytest.raises(DataError, match=r"pictures holds none of 4 pictures that were listed, from '0.jpg' on: is its"):
+        read_all(source, tmp_path, catalogue.goes(frozenset()))
+
+
+def test_a_damaged_member_of_bz2_is_one_bad_picture(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "pictures.zip", zipfile.ZIP_BZIP2)
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("b/1.jpg").header_offset + 30 + len("b/1.jpg")
+    content = bytearray(path.read_bytes())
+    content[at + 4] ^= 0xFF
+    path.write_bytes(content)
+    source = open_source(str(path), 8)
+    catalogue = listed(source, tmp_path)
+    rows = pa.concat_tables(read_all(source, tmp_path, catalogue.goes(frozenset())).values())
+    [bad] = rows.filter(pa.compute.is_valid(rows["reason"])).to_pylist()
+    assert bad == {"path": "b/1.jpg", "content": None, "reason": "cannot be unpacked (Invalid data stream)"}
+
+
 def test_a_damaged_member_is_one_bad_picture(tmp_path: Path) -> None:
     path = zipped(tmp_path / "pictures.zip", zipfile.ZIP_STORED)
     content = path.read_bytes()
@@ -256,6 +300,22 @@ def test_an_archive_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> N
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="is damaged or cut short"):
         listed(open_source(str(path), 8), tmp_path)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tar(tmp_path / "pictures.tar")
+    whole, third = path.read_bytes(), 2 * 1024  # a header and a block of content each
+    damaged = (
+        whole[:third] + b"\xff" + whole[third + 1 :],
+        whole[:third] + bytes(512) + whole[third + 512 :],
+        whole[: third + 100],
+        whole[:third],
+    )
+    for content in damaged:
+        path.write_bytes(pack(content))
+        with pytest.raises(DataError, match="is damaged or cut short"):
+            listed(open_source(str(path), 8), tmp_path)
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:

@@ -85,8 +85,9 @@ def test_what_is_begun_is_gone_on_with(out: str, listing: Path) -> None:
     unfinished = begun(out, listing)
     unfinished.write(2, part([6, 7]))
     assert unfinished.begin(IDENTITY, listing, force=False) == {2}
-    assert unfinished.begin(IDENTITY, listing, force=True) == {2}
     assert unfinished.read(2).equals(part([6, 7]))
+    assert unfinished.begin(IDENTITY, listing, force=True) == frozenset()
+    assert unfinished.done() == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,28 @@ def test_killed_before_its_listing_was_there(out: str, listing: Path) -> None:
     unfinished.storage.remove(LISTING)
     unfinished.begin(IDENTITY, listing, force=False)
     assert unfinished.storage.read(LISTING) == b"a listing"
+
+
+def test_what_a_killed_one_has_left_is_cleared(out: str, listing: Path) -> None:
+    unfinished = begun(out, listing)
+    unfinished.storage.write("assembling-x/assembled/part-00000.parquet", b"")
+    unfinished.storage.write(LISTING, b"a li")
+    unfinished.write(2, part([6, 7]))
+    assert unfinished.begin(IDENTITY, listing, force=False) == {2}
+    assert unfinished.storage.list() == [LISTING, part_name(2), "prediction.json"]
+    assert unfinished.storage.read(LISTING) == b"a listing"
+
+
+def test_one_that_was_begun_by_force_is_gone_on_with(out: str, listing: Path) -> None:
+    put_together(all_done(out, listing), catalogue(), CLASSES, Target(out))
+    unfinished = Unfinished(out)
+    unfinished.begin(IDENTITY, listing, force=True)
+    for unit, names in enumerate(([0, 1, 2], [3, 4, 5], [6, 7])):
+        unfinished.write(unit, part(names))
+    Target(out).check(force=False)
+    assert unfinished.begin(IDENTITY, listing, force=False) == {0, 1, 2}
+    put_together(unfinished, catalogue(), CLASSES, Target(out))
+    assert files(Path(out).parent) == ["p.parquet", "p.rejected.jsonl"]
 
 
 def test_a_damaged_part_is_told(out: str, listing: Path) -> None:
@@ -207,6 +230,97 @@ def test_what_is_there_is_kept_unless_forced(tmp_path: Path, listing: Path, name
     assert_whole(pq.read_table(out))
 
 
+def _write(path: Path, table: pa.Table | None) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path) if table else path.write_bytes(b"something")
+
+
+FOREIGN = pa.table({"a": [1]})
+OURS = FOREIGN.replace_schema_metadata({"augft": "{}"})
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "why"),
+    [
+        ("p.parquet", {"p.parquet": None}, "is no file of predictions"),
+        ("p.parquet", {"p.parquet": FOREIGN}, "is no file of predictions"),
+        ("p.parquet", {"p.parquet/part-00000.parquet": OURS}, "is no file of predictions"),
+        ("p", {"p": OURS}, "is a file, not a folder of predictions"),
+        ("p", {"p/a.jpg": None}, "holds a.jpg"),
+        ("p", {"p/part-00000.parquet": OURS, "p/part-00001.parquet": FOREIGN}, "holds part-00001.parquet"),
+        ("p", {"p/part-00000.parquet": OURS, "p/b/c.jpg": None}, "holds b"),
+    ],
+)
+def test_nothing_but_predictions_is_written_over(
+    tmp_path: Path, name: str, there: dict[str, pa.Table | None], why: str
+) -> None:
+    for path, table in there.items():
+        _write(tmp_path / path, table)
+        if (tmp_path / path).parent.name == "b":
+            _write(tmp_path / "p/part-00000.parquet", OURS)
+    with pytest.raises(ConfigError, match=rf"{name}: {why}, and only predictions are written over; give another name"):
+        Target(str(tmp_path / name)).check(force=True)
+
+
+def test_predictions_of_many_files_are_written_over(tmp_path: Path) -> None:
+    for number in range(2):
+        _write(tmp_path / f"p/part-0000{number}.parquet", OURS)
+    Target(str(tmp_path / "p")).check(force=True)
+
+
+def test_what_cannot_be_replaced_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "p").symlink_to(tmp_path / "folder")
+    with pytest.raises(ConfigError, match=r"p: is a link; give the place that it points to"):
+        Target(str(tmp_path / "p")).check(force=True)
+    with (
+        mounted_disk(tmp_path / "small", 1) as disk,
+        pytest.raises(ConfigError, match=r"small: is a disk of its own, not to be replaced; give a name in it"),
+    ):
+        Target(str(disk)).check(force=False)
+
+
+@pytest.mark.parametrize(
+    ("out", "others", "how"),
+    [
+        ("pictures", ["pictures"], "pictures: is .*pictures,"),
+        ("pictures/p.parquet", ["pictures"], r"p.parquet: lies in .*pictures,"),
+        ("link/p.parquet", ["pictures"], r"p.parquet: lies in .*pictures,"),
+        ("all", ["run", "all/pictures"], "all: holds .*all/pictures,"),
+        ("p", ["run", "p.partial/pictures"], "p: its .*/p.partial holds .*pictures,"),
+        ("p.parquet", ["p.rejected.jsonl"], "p.parquet: its .*p.rejected.jsonl is .*p.rejected.jsonl,"),
+        ("run/p.parquet", ["pictures", "run"], r"p.parquet: lies in .*run,"),
+        ("pictures.parquet", ["pictures", "pictures-2", "run"], None),
+    ],
+)
+def test_what_is_read_is_apart_from_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, others: list[str], how: str | None
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)  # paths may be relative
+    if how is None:
+        Target(out).check_apart(*others)
+        return
+    with pytest.raises(ConfigError, match=f"{how} which is read; give another place$"):
+        Target(out).check_apart(*others)
+
+
+def test_places_on_an_object_store() -> None:
+    query = "?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"
+    for out in ("s3://bucket/a/p/", "s3://bucket/a/p"):
+        target = Target(out + query)
+        assert (target.uri, target.name) == (f"s3://bucket/a/p{query}", "p")
+    with pytest.raises(ConfigError, match=r"us-east-1: lies in s3://key:word@bucket/a"):
+        target.check_apart("/a", f"s3://bucket/a/p-2{query}", f"s3://key:word@bucket/a/{query}")
+    with pytest.raises(
+        ConfigError, match=r"names no file or folder; give one, as s3://bucket/predictions.parquet\?end"
+    ):
+        Target(f"s3://bucket/{query}")
+    with pytest.raises(ConfigError, match=r"--out /: names no file or folder; give one, as /predictions.parquet"):
+        Target("/")
+
+
 def test_an_empty_folder_may_be_filled(tmp_path: Path, listing: Path) -> None:
     (tmp_path / "p").mkdir()
     Target(str(tmp_path / "p")).check(force=False)
@@ -256,3 +370,22 @@ def test_a_full_disk_keeps_the_parts(tmp_path: Path, listing: Path) -> None:
             put_together(unfinished, one, CLASSES, Target(out))
         assert unfinished.done() == {0}
         assert files(disk) == [f"p.parquet.partial/{name}" for name in unfinished.storage.list()]
+
+
+def test_a_disk_that_is_full_of_what_is_put_in_order_is_told(tmp_path: Path, listing: Path) -> None:
+    num = 200_000
+    with mounted_disk(tmp_path / "small", 2) as disk:
+        out = str(disk / "p.parquet")
+        unfinished = begun(out, listing)
+        rows = {
+            "rank": np.arange(num),
+            "path": ["a"] * num,
+            "reason": pa.nulls(num, pa.string()),
+            "class_index": np.zeros(num, np.int32),
+            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(3 * num, np.float32)), 3),
+        }
+        unfinished.write(0, pa.table(rows))
+        one = Catalogue(np.array([num]), np.array([0]), "")
+        with pytest.raises(StorageError, match=r"p.parquet: cannot be written \(No space left on device\)"):
+            put_together(unfinished, one, CLASSES, Target(out))
+        assert unfinished.done() == {0}

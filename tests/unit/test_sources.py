@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -244,6 +245,49 @@ def test_an_archive_cut_short_is_told(tmp_path: Path, mode: str) -> None:
         path.write_bytes(whole[:-4])
         with pytest.raises(DataError, match="damaged or cut short"):
             open_source(str(path))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_a_tar_with_a_damaged_header_is_not_read_in_part(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = write_tar(tmp_path / "a.tar", {f"{c}/{i}.png": png(i) for c in "ab" for i in range(3)}, "w")
+    whole, third = path.read_bytes(), 2 * 1024  # a header and a block of content each
+    end = 6 * 1024
+    damaged = {
+        "a wrong byte": whole[:third] + b"\xff" + whole[third + 1 :],
+        "zeros": whole[:third] + bytes(512) + whole[third + 512 :],
+        "cut in a header": whole[: third + 100],
+        "cut between members": whole[:third],
+        "no end": whole[:end],
+    }
+    for how, content in damaged.items():
+        path.write_bytes(pack(content))
+        with pytest.raises(DataError, match="damaged or cut short"):
+            pytest.fail(f"{how}: {len(open_source(str(path)).records)} records")
+    path.write_bytes(pack(whole[: end + 512]))  # a lone block of zeros
+    assert len(open_source(str(path)).records) == 6
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2"])
+def test_a_wrong_byte_in_a_compressed_tar_is_told_as_damage(tmp_path: Path, ending: str) -> None:
+    noise = np.random.default_rng(0).bytes(600_000)  # so that bz2 has more than one block
+    path = write_tar(tmp_path / "a.tar", {f"{c}/a.png": noise for c in "ab"}, f"w:{ending}")
+    content = bytearray(path.read_bytes())
+    content[-6 if ending == "gz" else -10_000] ^= 0xFF  # the checksum; a block
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged or cut short"):
+        contents(open_source(str(path)))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_spoils_no_other(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("cat/a.png", png(1))
+        archive.writestr("dog/a.png", png(2))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    for at in range(50, 70):
+        content[at] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(content)
+    assert contents(open_source(str(tmp_path / "a.zip"))) == {"cat/a.png": b"", "dog/a.png": png(2)}
 
 
 def test_a_zip_cut_short_and_one_with_a_damaged_member(tmp_path: Path) -> None:

@@ -75,6 +75,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert storage.list() == ["state.pt"]
 
 
+def test_an_upload_that_fails_leaves_the_old_file(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new").write_bytes(b"new" * 9)
+    storage.upload("folder/listing", tmp_path / "new")
+    assert storage.read("folder/listing") == b"new" * 9
+    storage.write("folder/listing", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        storage.upload("folder/listing", tmp_path / "new")
+    assert storage.read("folder/listing") == b"old"
+    assert os.listdir(tmp_path / "run/folder") == ["listing"]
+
+
+def test_a_stamp_tells_a_file_that_was_replaced(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", b"123")
+    os.utime(tmp_path / "run/a", ns=(5, 7))
+    assert storage.stamp("a") == Storage(tmp_path / "run/a").stamp() == (3, 7)
+    with pytest.raises(StorageError, match=r"run/b: cannot be looked at: No such file or directory$"):
+        storage.stamp("b")
+
+
 def test_an_interrupted_write_leaves_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
