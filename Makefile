@@ -12,12 +12,10 @@
 #   PYTHON       the Python that .venv is made with
 #   TORCH_INDEX  which build of PyTorch, by its folder in download.pytorch.org/whl/: `cpu` spares a machine without a
 #                GPU several GB of CUDA on Linux. Empty: what PyPI has. It counts when .venv is made.
-#   TEST_PROCESSES  how many run the tests: 2, since those on several nodes wait most of the time
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 TESTS ?= tests
-TEST_PROCESSES ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -35,7 +33,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/augft train --run-dir runs/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(TESTS)
+	@$(BIN)/python -m pytest $(TESTS)
 
 faults: $(INSTALLED)
 	@AUGFT_FAULTS=20 $(BIN)/python -m pytest tests/cluster/test_hosts_faults.py

@@ -7,7 +7,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
@@ -25,47 +24,14 @@ _FOLDERS = ("aray*", "af*", "asub*", "augft-tests-*")
 """Temporary folders that tests make in /tmp, where paths are short enough for Ray's sockets."""
 
 
-_BEFORE = pytest.StashKey[set[Path]]()
-_LONGEST_FIRST = ("cluster", "ray")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: ((*_LONGEST_FIRST, item.path.parent.name)).index(item.path.parent.name))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2` and more: what shares a Ray or a server stays in one process, and the longest is begun first."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            folder = file.rpartition("/")[0]
-            return file if folder.endswith("unit") else folder
-
-    config.option.loadscopereorder = False
-    return Scheduling(config, log)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    session.config.stash[_BEFORE] = _folders()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """No folder is left; that is looked at where no other tests run beside these."""
-    config = session.config
-    if not hasattr(config, "workerinput") and os.environ.get("CI") and (left := _folders() - config.stash[_BEFORE]):
-        config.get_terminal_writer().line(f"left by the tests: {sorted(map(str, left))}", red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """Whatever is started here inherits a mark; at the end no process carries it."""
+    """Whatever is started here inherits a mark; at the end no process carries it.
+
+    Nor is a folder left; that is looked at where no other tests run beside these.
+    """
     mark = uuid.uuid4().hex
+    before = _folders()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(_MARK, mark)
         yield
@@ -73,6 +39,7 @@ def _nothing_is_left() -> Iterator[None]:
     for process in left:
         process.kill()
     assert not left, f"still running after the tests: {left}"
+    assert not os.environ.get("CI") or not _folders() - before, f"left by the tests: {sorted(_folders() - before)}"
 
 
 def _marked(mark: str) -> list[psutil.Process]:

@@ -29,7 +29,6 @@ _NOTICE_LOSSES = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",  # a lost head, instead of a minute
 }
 # Of the driver: an elastic run that misses a worker waits this long for it, instead of a minute.
 _WAIT_FOR_WORKERS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
