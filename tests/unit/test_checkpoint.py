@@ -163,10 +163,11 @@ def test_killed_at_any_moment_while_it_saves(storage: Storage, tmp_path: Path) -
         "        print('killed', flush=True)\n"
         "        continue\n"
         "    checkpoints, step = Checkpoints(Storage(sys.argv[1]), 2), int(reached)\n"
-        "    print(os.getpid(), flush=True)\n"
         "    while True:\n"
         "        step += 1\n"
         "        checkpoints.save(Progress(cursor=step), {'w': torch.full((2_000_000,), float(step))})\n"
+        "        if step == int(reached) + 1:\n"
+        "            print(os.getpid(), flush=True)\n"
     )
     rng, reached = random.Random(0), 0
     with subprocess.Popen(
