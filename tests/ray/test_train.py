@@ -162,7 +162,8 @@ def test_a_killed_worker_and_a_killed_actor_are_replaced(undisturbed: Run, tmp_p
     run_dir = tmp_path / "faults"
     command = [sys.executable, "-c", _KILL_AT_STEP_10.format(run_dir=run_dir, ray=os.getpid())]
     with subprocess.Popen(command) as killer:
-        run = train(_job(), run_dir=str(run_dir))
+        # Small units: else the actor has made all pictures, and ended, before it can be killed.
+        run = train(_job("scale.unit_rows=90"), run_dir=str(run_dir))
         assert killer.wait(timeout=10) == 0, "nothing was killed"
     _assert_same(run, undisturbed)
     assert run.summary["num_restarts"] >= 1
