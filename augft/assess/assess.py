@@ -151,7 +151,7 @@ def _earlier(folder: Storage, file: str, found: dict[str, Any], subject: Subject
     before = _content(folder, file)
     if any(before.get(key) != found[key] for key in ("format_version", "data", "model", "seed")):
         return {}
-    kept = {key: before[key] for key in _SECTIONS if key in before}
+    kept = {key: before[key] for key in _SECTIONS if key in before and key not in found}
     # The mean of probabilities is at a temperature.
     if "tta" in kept and mapping(kept["tta"]).get("temperature", "unknown") != subject.meta.temperature:
         del kept["tta"]

@@ -5,7 +5,6 @@ What they find is put together by chunk, so it does not matter who was quick; a 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import torch
 from augft.assess.look import Pictures, Task, join
 from augft.assess.subject import Subject
 from augft.errors import AugftError, ResourceError, RunError
+from augft.train.placement import local_cpus
 
 Found = npt.NDArray[Any]
 Done = Callable[[int, int], None]
@@ -47,7 +47,7 @@ class Threads:
         """See `Workers`."""
         model = subject.predictor(_device())
         jobs = [(task, chunk) for task in tasks for chunk in range(pictures.num_chunks)]
-        num = num_cpus() if model.device.type == "cpu" else 1
+        num = local_cpus() if model.device.type == "cpu" else 1
         parts: list[Found] = []
         with _single_threaded(), ThreadPoolExecutor(num, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for part in pool.map(lambda job: job[0](model, pictures, job[1]), jobs):
@@ -156,11 +156,6 @@ def _result(reference: Any) -> Found:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def num_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

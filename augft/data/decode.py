@@ -1,4 +1,4 @@
-"""Records to one scratch file: judge all picture files of a source, to be packed as they are.
+"""Picture files of a source to one scratch file, each judged, to be packed as they are.
 
 Pictures are decoded in the order in which the source can be read, by a thread for each CPU (Pillow frees the
 interpreter while it decodes), and each is put at the place of its record: what comes out depends on no order,
@@ -11,44 +11,36 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from augft.data.picture import BadPictureError, to_pixels
+from augft.data.encoded import FileScratch, Judged, judge
+from augft.data.picture import BadPictureError
 from augft.data.sources import Source
 
 UInt8Array = npt.NDArray[np.uint8]
-Int64Array = npt.NDArray[np.int64]
 Progress = Callable[[int, int | None], None]
 Picture = bytes | UInt8Array
-Decoded = list[tuple[int, Any]]
+Decoded = list[tuple[int, Judged | str]]
 
 _CHUNK_PICTURES, _CHUNK_BYTES = 128, 8 * 2**20
 
 
-class Sink(Protocol):
-    """Takes what was made of each picture, in any order."""
-
-    def write(self, index: int, made: Any, /) -> None: ...
-
-
 def decode(
     opened: Source,
-    scratch: Sink,
-    image_size: int | None,
+    scratch: FileScratch,
+    image_size: int,
     num_threads: int,
     progress: Progress | None,
-    make: Callable[[Picture, int | None], Any] = to_pixels,
 ) -> dict[int, str]:
-    """Decode all records into the scratch file; `make` says what is kept of a picture.
+    """Judge all records, and put their files into the scratch file.
 
     Returns:
         The reason why, by index of record, for each picture that could not be decoded.
 
     Raises:
-        DataError: the source cannot be read, or its pictures differ in size.
+        DataError: the source cannot be read, or holds pixels and no files.
         OSError: the scratch file cannot be written.
     """
     rejected: dict[int, str] = {}
@@ -57,11 +49,11 @@ def decode(
 
     def take_oldest() -> None:
         nonlocal num_done
-        for index, made in pending.popleft().result():
-            if isinstance(made, str):
-                rejected[index] = made
+        for index, judged in pending.popleft().result():
+            if isinstance(judged, str):
+                rejected[index] = judged
             else:
-                scratch.write(index, made)
+                scratch.write(index, judged)
             num_done += 1
         if progress is not None:
             progress(num_done, total)
@@ -70,7 +62,7 @@ def decode(
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
         warnings.simplefilter("ignore")
         for chunk in _chunks(opened.read()):
-            pending.append(pool.submit(_decode_chunk, chunk, image_size, make))
+            pending.append(pool.submit(_decode_chunk, chunk, image_size))
             if len(pending) > 2 * num_threads:
                 take_oldest()
         while pending:
@@ -91,13 +83,11 @@ def _chunks(pictures: Iterator[tuple[int, Picture]]) -> Iterator[list[tuple[int,
         yield chunk
 
 
-def _decode_chunk(
-    chunk: list[tuple[int, Picture]], image_size: int | None, make: Callable[[Picture, int | None], Any]
-) -> Decoded:
+def _decode_chunk(chunk: list[tuple[int, Picture]], image_size: int) -> Decoded:
     decoded: Decoded = []
     for index, picture in chunk:
         try:
-            decoded.append((index, make(picture, image_size)))
+            decoded.append((index, judge(picture, image_size)))
         except BadPictureError as error:
             decoded.append((index, str(error)))
     return decoded

@@ -58,7 +58,7 @@ class Judged(NamedTuple):
     """int64 (2, 3): of the plain view's red, green and blue, and of their squares."""
 
 
-def judge(picture: bytes | UInt8Array, image_size: int | None) -> Judged:
+def judge(picture: bytes | UInt8Array, image_size: int) -> Judged:
     """Decode a picture file once, to see that it can be.
 
     Raises:
@@ -67,7 +67,6 @@ def judge(picture: bytes | UInt8Array, image_size: int | None) -> Judged:
     """
     if isinstance(picture, np.ndarray):
         raise DataError("the source holds pixels and no picture files: pack it without --encoded (data.store: pixels)")
-    assert image_size is not None
     pixels, size = square_and_size(picture, image_size)
     return Judged(picture, size, np.array(channel_sums(pixels[None]), np.int64))
 

@@ -27,7 +27,7 @@ from augft.data.assemble import (
 )
 from augft.data.decode import Progress, decode
 from augft.data.destination import appearing, is_done, upload
-from augft.data.encoded import FileScratch, judge
+from augft.data.encoded import FileScratch
 from augft.data.manifest import ENCODED_VERSION, FORMAT_VERSION, MANIFEST, Manifest
 from augft.data.packed import cache_dir, is_packed, open_packed
 from augft.data.parts import Site
@@ -186,7 +186,7 @@ def _encoded(
     check_classes(source, opened)
     assert options.image_size is not None
     with FileScratch(folder / "files.scratch", len(opened.records), options.image_size) as scratch:
-        rejected = decode(opened, scratch, options.image_size, num_threads, progress, judge)
+        rejected = decode(opened, scratch, options.image_size, num_threads, progress)
         refuse_bad(source, opened, rejected, options.on_bad)
         rows = rows_of_splits(source, opened, rejected, options)
         return manifest_of(

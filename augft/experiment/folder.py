@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from augft.config import Job, load_job_text
 from augft.errors import RunDirectoryError
 from augft.run import CONFIG, LEASE, difference
+from augft.signals import when_asked_to_stop
 from augft.storage import Storage
 
 _OURS = {LEASE, ".packed"}
@@ -53,19 +52,12 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         Whether somebody has asked to stop.
     """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set  # nobody can ask
-        return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
         say("stopping: what runs is saved first; once more (Ctrl-C) stops at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with when_asked_to_stop(ask):
         yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

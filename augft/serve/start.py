@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from augft.errors import ConfigError, HeadLostError, ResourceError, RunError
 
@@ -29,6 +27,7 @@ from augft.serve.classifier import read_recipe
 from augft.serve.counts import start_ledger
 from augft.serve.door import digest
 from augft.serve.replica import Batching, Replica
+from augft.signals import when_asked_to_stop
 from augft.train.session import Head, ray_session
 
 REQUEST_S = 30.0
@@ -152,17 +151,13 @@ def _until_asked() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second one interrupts."""
     asked = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with when_asked_to_stop(ask):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _token(token_env: str | None) -> bytes | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import _thread
 import re
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
@@ -17,6 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from augft.display import Display
 from augft.errors import AugftError, HeadLostError, RunError, Stopped
+from augft.signals import when_asked_to_stop
 from augft.train.contact import Heard, Listener, Pulse, stop_process
 from augft.train.incidents import Incidents
 from augft.train.lease import Lease
@@ -127,25 +126,15 @@ class Attendance:
 
     @contextmanager
     def _stop_signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM is noted, the second interrupts; so does the attending thread, with a reason.
+        """The first SIGINT or SIGTERM is noted, the second interrupts; so does the attending thread, with a reason."""
 
-        Signals are the main thread's: in another, nobody can ask.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
+        def ask(number: int) -> None:
             self._asked.append(number)
             if len(self._asked) > 1 or self._error is not None:
                 raise KeyboardInterrupt
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with when_asked_to_stop(ask):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _take(self, heard: Heard) -> None:
         for event in heard.events:

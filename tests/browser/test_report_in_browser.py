@@ -5,7 +5,6 @@ Needs Chromium (`apt-get install chromium`) and playwright, which brings no brow
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,8 +18,6 @@ from augft.report.comparison import comparison_page
 from augft.report.page import write_report
 from augft.report.search import search_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-
 NAMES = ("run", "comparison", "cells", "search")
 WIDTHS = (360, 1400)
 SCHEMES = ("light", "dark")
@@ -29,17 +26,6 @@ A4_WIDTH = 687
 """Between margins of 14 mm, in CSS pixels."""
 LEAST_CONTRAST = 4.5
 """WCAG 2.2, 1.4.3, for text of a common size."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("there is no Chromium on PATH: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

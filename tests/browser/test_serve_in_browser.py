@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ import torch
 from PIL import Image
 from small_run import pictures_of_the_test, train_small
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 pytest.importorskip("python_multipart", reason="pip install 'augft[serve]'")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install 'augft[serve]'")
 
@@ -32,17 +30,6 @@ from augft.serve.door import digest  # noqa: E402
 
 TOKEN = "open sesame"
 LEAST_CONTRAST = 4.5
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("there is no Chromium on PATH: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from object_store import s3_server
+from object_store import bucket_by_uri
 from PIL import Image
-from pyarrow import fs
 from ray import cloudpickle
 
 from augft.data import assemble, pack_on_ray, shards, sources
@@ -150,11 +149,8 @@ def test_a_driver_that_breaks_off_goes_on(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Callable[[str], str]]:
     """The URI of a place in a bucket of this module's own."""
-    with s3_server() as port:
-        query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-        s3, path = fs.FileSystem.from_uri(f"s3://testing:testing@bucket{query}&allow_bucket_creation=true")
-        s3.create_dir(path)
-        yield lambda path: f"s3://testing:testing@bucket{path}{query}"
+    with bucket_by_uri() as uri:
+        yield uri
 
 
 def test_from_object_storage_to_object_storage(

@@ -19,9 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_store import Line, s3_server
+from object_store import Line, bucket_of_test, s3_server
 from PIL import Image
-from pyarrow import fs
 
 from augft.cli import main
 from augft.config import load_job
@@ -50,14 +49,7 @@ def server() -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def bucket(server: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """The URI of a bucket of this test's own; the server is named by the environment."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server}")
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
-    s3, path = fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
-    s3.create_dir(path)
-    return f"s3://{name}"
+    return bucket_of_test(server, monkeypatch, request)
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_store import s3_server
-from pyarrow import fs
+from object_store import bucket_of_test, s3_server
 from scipy.stats import chisquare
 
 from augft.augment.actor import Augmenter
@@ -546,14 +545,7 @@ def test_a_set_in_the_order_of_its_classes_is_told(many: Path) -> None:
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
     with s3_server() as port:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
-        s3, path = fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
-        s3.create_dir(path)
-        yield f"s3://{name}"
+        yield bucket_of_test(port, monkeypatch, request)
 
 
 def test_the_same_from_object_storage(
