@@ -128,6 +128,16 @@ def test_a_step_may_be_asked_for_alone_and_on_any_ranks(plan: Plan, data: st.Dat
     assert [row for part in parts for row in part] == whole[plan.items_before(step) : plan.items_before(step + 1)]
 
 
+def test_an_epoch_does_not_depend_on_what_was_asked_before() -> None:
+    for seed in range(20):
+        plan = in_windows(37, 5, 2, lanes=2, seed=seed, epochs=6, select=0.77, copies=2, keep_original=True)
+        whole = rows(plan, np.arange(plan.num_items))
+        for epoch in (5, 1, 4, 0):  # more than are kept, and one again
+            here = np.arange(epoch * plan.epoch_length, (epoch + 1) * plan.epoch_length)
+            fresh = pickle.loads(pickle.dumps(plan))
+            assert rows(fresh, here) == rows(plan, here) == whole[here[0] : here[-1] + 1]
+
+
 def test_epochs_and_seeds_differ() -> None:
     plan = in_windows(1000, 50, 4)
     orders = {tuple(replace(plan, seed=s).items(e * 1000 + np.arange(1000)).sample) for s in (1, 2) for e in (0, 1)}
