@@ -87,14 +87,18 @@ def run_units(prediction: Prediction, goes: list[list[int]], crew: Crew, tell: C
     given = [ray.put(prediction)]  # in a list: whoever needs it fetches it, once
     for first in range(0, len(goes), MAX_GOES):
         dataset = _dataset(given, prediction, goes[first : first + MAX_GOES], crew)
+        rows = iter(dataset.iter_rows())
         try:
-            for row in dataset.iter_rows():
+            for row in rows:
                 if row["kind"] is not None:
                     raise getattr(errors, row["kind"])(row["message"])
                 tell(row["unit"], row["num_rejected"])
         except ray.exceptions.RayError as error:
             words = " ".join(str(error).strip().split("\n")[-1].split())
             raise RunError(f"a worker failed: {words}; the same command, without --force, goes on") from error
+        finally:
+            # Its threads end with it: one that still asks when Ray is shut down takes the process along, silently.
+            rows.close()
 
 
 def _dataset(given: list[Any], prediction: Prediction, goes: list[list[int]], crew: Crew) -> ray.data.Dataset:
