@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray.util import get_node_ip_address
 
 from augft.errors import HeadLostError, ResourceError
 
@@ -67,7 +68,7 @@ class Head:
 
 @contextmanager
 def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) -> Iterator[None]:
-    """Within the block Ray is up; one that was up before is used and left as it is.
+    """Within the block Ray is up; one that was up before is used and left as it is, unless another is asked for.
 
     Args:
         address: of a cluster (`auto`, `host:6379`); None: this machine.
@@ -76,9 +77,11 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         verbose: let through what Ray and the workers print.
 
     Raises:
-        ResourceError: no cluster answers at the address.
+        ResourceError: no cluster answers at the address, or this process is connected to another one.
     """
     if ray.is_initialized():
+        if address is not None:
+            _check_connected(address)
         yield
         return
     for name, value in {**_ENVIRONMENT, **_WORKERS_ENVIRONMENT}.items():
@@ -117,6 +120,30 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def _check_connected(address: str) -> None:
+    """Whether the Ray that this process is connected to is the one at an address; it can only be in one.
+
+    Raises:
+        ResourceError: it is another.
+    """
+    if address in ("auto", "local") or address.startswith("ray://"):  # of a client Ray tells no port of its own
+        return
+    connected: str = ray.get_runtime_context().gcs_address
+    if _resolved(address) != _resolved(connected):
+        raise ResourceError(
+            f"--address {address}: this process is connected to the Ray at {connected}; "
+            "end that with `ray.shutdown()`, or leave the address out"
+        )
+
+
+def _resolved(address: str) -> tuple[str, str]:
+    """The number of a host and its port; this machine by the number that Ray knows it by."""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError):
+        host = socket.gethostbyname(host.strip("[]"))
+    return get_node_ip_address() if host.startswith("127.") else host, port
 
 
 def _check_answers(address: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -290,6 +291,7 @@ def several_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("RAY_TMPDIR", folder)  # where a cluster's address is written, whatever its own folder is
     Path(folder, "ray").mkdir()
     args = {"include_dashboard": False, "object_store_memory": 100_000_000}
+    own = internal_kv.internal_kv_get_gcs_client()  # of the Ray that this process uses; a `Cluster` puts its own there
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **args})
     try:
         cluster.add_node(num_cpus=2, labels={"role": "augment"}, **args)
@@ -298,6 +300,8 @@ def several_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield cluster.address
     finally:
         cluster.shutdown()
+        if own is not None:
+            internal_kv._initialize_internal_kv(own)
         shutil.rmtree(folder, ignore_errors=True)
 
 
