@@ -3,6 +3,7 @@
     python benchmarks/pack.py
     python benchmarks/pack.py --source cifar10-jpeg.tar.gz --image-size 32
     python benchmarks/pack.py --list 1_000_000
+    python benchmarks/pack.py --parquet
 
 The plain loop is what one would write oneself: a pool of processes, a file each, Pillow to decode and resize it, arrays
 of as many pictures as a shard has saved with `np.save`. It checks nothing, notes nothing, and has no digests, and no
@@ -10,7 +11,8 @@ Parquet. All take turns, `--rounds` times; medians are told. A core's rate is pi
 processes together took, so it says little of waiting, and is hardly touched by what else the machine does.
 
 `--list` makes a folder of so many tiny pictures (hard links to a few) and tells what the driver takes to list it, to
-cut it into jobs, and to know it again.
+cut it into jobs, and to know it again. `--parquet` tells what ways to encode pixels in Parquet cost, to write and to
+read.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 from PIL import Image
 
+from augft.data import shards
 from augft.data.assemble import Options, rows_of_splits
 from augft.data.pack import pack
 from augft.data.pack_on_ray import Tasks
@@ -52,11 +56,16 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--list", type=int, metavar="N")
+    parser.add_argument("--parquet", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AUGFT_CACHE"] = f"{folder}/cache"
         if arguments.list:
             _list(Path(folder, "many"), arguments.list)
+            return
+        if arguments.parquet:
+            for size, num in ((32, 4096), (224, 320)):
+                _encodings(size, num, arguments.rounds)
             return
         source = arguments.source or _made_up(Path(folder, "pictures"), arguments.pictures)
         _race(source, Path(folder), arguments.image_size, arguments.cores, arguments.rounds)
@@ -72,6 +81,7 @@ def _race(source: str, folder: Path, image_size: int, cores: int, rounds: int) -
         "plain loop": lambda out: _plain(source, out, image_size, cores),
         "augft pack": lambda out: _pack(source, out, image_size, num_threads=cores),
         "augft pack --on-bad skip": lambda out: _pack(source, out, image_size, num_threads=cores, on_bad="skip"),
+        "augft pack --encoded": lambda out: _pack(source, out, image_size, num_threads=cores, encoded=True),
         f"augft pack --workers {cores}": lambda out: _pack(source, out, image_size, crew=Tasks(cores)),
     }
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
@@ -90,7 +100,8 @@ def _race(source: str, folder: Path, image_size: int, cores: int, rounds: int) -
             f"({plain_s / cpu_s:.2f} of the plain loop); 1.28 M on 32 cores, by arithmetic: "
             f"{PICTURES_OF_IMAGENET * cpu_s / num_pictures / 32 / 60:.1f} min"
         )
-    if len({open_packed(path).manifest.digest for path in folder.glob("*-augft-*")}) != 1:
+    manifests = [open_packed(path).manifest for path in folder.glob("*-augft-*")]
+    if len({(manifest.encoded, manifest.digest) for manifest in manifests}) != 2:
         raise SystemExit("the sets differ")
 
 
@@ -156,6 +167,54 @@ def _made_up(root: Path, num: int) -> str:
         grain = rng.normal(0, 6, smooth.shape).astype(np.int16)
         Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(path, quality=90)
     return str(root)
+
+
+# ---- Parquet ---------------------------------------------------------------------------------------------
+
+_SPLIT = {"use_dictionary": False, "use_byte_stream_split": ["image.list.element"]}
+_ZSTD = {"compression": "zstd", "compression_level": 1}
+_ENCODINGS: dict[str, dict[str, object]] = {
+    "dictionary, Zstandard 1": {"use_dictionary": True, **_ZSTD},
+    "byte-stream-split, Zstandard 1": {**_SPLIT, **_ZSTD},
+    "byte-stream-split, LZ4": {**_SPLIT, "compression": "lz4"},
+    "plain, Zstandard 1": {"use_dictionary": False, **_ZSTD},
+}
+
+
+def _encodings(size: int, num: int, rounds: int) -> None:
+    """Shards of smooth pictures with grain, row group by row group."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (num, 6, 6, 3), np.uint8)
+    smooth = [np.asarray(Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC), int) for each in coarse]
+    pixels = np.clip(np.stack(smooth) + rng.normal(0, 2, (num, size, size, 3)), 0, 255).astype(np.uint8)
+    took: dict[str, list[tuple[float, float, int]]] = {name: [] for name in _ENCODINGS}
+    for _ in range(rounds):
+        for name, options in _ENCODINGS.items():
+            with _parquet_written(options):
+                begin = time.process_time()
+                content = shards.shard_parquet(0, np.zeros(num, np.int32), pixels)
+                written = time.process_time()
+            parquet = pq.ParquetFile(io.BytesIO(content))
+            groups = [parquet.read_row_group(group, columns=["image"]) for group in range(parquet.num_row_groups)]
+            flat = np.concatenate([group["image"].combine_chunks().storage.flatten().to_numpy() for group in groups])
+            took[name].append((written - begin, time.process_time() - written, len(content)))
+            if not np.array_equal(flat, pixels.reshape(-1)):
+                raise SystemExit(f"{name}: other pixels were read")
+    for name, times in took.items():
+        write_s, read_s, num_bytes = (statistics.median(each) for each in zip(*times, strict=True))
+        print(
+            f"{size:3} px, {name:<30} a picture written in {write_s / num * 1e3:.3f} ms and read in "
+            f"{read_s / num * 1e3:.3f} ms of CPU; {num_bytes / pixels.nbytes:.2f} of the pixels' bytes"
+        )
+
+
+@contextmanager
+def _parquet_written(options: dict[str, object]) -> Iterator[None]:
+    before, shards._PARQUET = shards._PARQUET, {**options, "write_statistics": False}
+    try:
+        yield
+    finally:
+        shards._PARQUET = before
 
 
 # ---- a long list -----------------------------------------------------------------------------------------

@@ -1,31 +1,31 @@
 """A source's records to the shards of a packed set: which rows each split has, who makes which part, and the manifest.
 
-Where any record can be read at any time, and none may be left out, the rows of each shard are known beforehand: a
-shard is made in one go, from its pictures. Else pixels are decoded in the order in which the source can be read, in
-parts, and shards are put together from these.
+Where any record can be read at any time, none may be left out, and all take the same room, the rows of each shard are
+known beforehand: a shard is made in one go, from its pictures. Else pictures are decoded in the order in which the
+source can be read, in parts, and shards are put together from these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import prod
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from augft.augment.draw import stream_key
-from augft.data.decode import Progress, shown
-from augft.data.manifest import FORMAT_VERSION, Manifest, Rejected, Shard, Split, set_digest
-from augft.data.parts import Example, Laid, LaidPixels, PixelsJob, PixelsNote, Shape, ShardJob, ShardNote, Site
+from augft.data.encoded_parts import PictureFiles
+from augft.data.manifest import ENCODED_VERSION, FORMAT_VERSION, Manifest, Rejected, Shard, Split, set_digest
+from augft.data.parts import PART, Example, Laid, LaidRows, PartNote, Pixels, Shape, ShardNote, Site
 from augft.data.permutation import permute
 from augft.data.picture import BadPictureError, to_pixels
 from augft.data.portions import Portion
-from augft.data.shards import moments, rows_per_shard
+from augft.data.shards import moments
 from augft.data.sources import NoTrainError, Source
 from augft.data.split import carve
-from augft.data.work import Crew, all_done
+from augft.data.tree import shown
+from augft.data.work import Crew, Job, Progress, all_done
 from augft.errors import DataError
 
 Int64Array = npt.NDArray[np.int64]
@@ -33,7 +33,46 @@ Say = Callable[[str], None]
 SplitRows = dict[str, tuple[Int64Array, Int64Array]]
 """Labels and indices of records, int64 (rows,) both, of each split in the order of sample ids."""
 
-_MAX_PART_ROWS = 4096
+
+class Kind(Protocol):
+    """What a set stores of its pictures, and the jobs that make it: `Pixels` or `PictureFiles`."""
+
+    @property
+    def shape(self) -> Shape:
+        """Height, width and 3 of each picture, as it is stored or comes out."""
+        ...
+
+    @property
+    def part_rows(self) -> int:
+        """How many records a part has at most."""
+        ...
+
+    def part(self, name: str, portion: Portion) -> Job[PartNote]:
+        """What makes the part of a portion."""
+        ...
+
+    def learn(self, note: PartNote, indices: Int64Array) -> Int64Array:
+        """Take to heart what is noted of a part's records.
+
+        Returns:
+            int64 (rows,), the bytes of each row.
+        """
+        ...
+
+    def cuts(self, indices: Int64Array) -> list[tuple[int, int]]:
+        """First row and end of each shard of a split that has these records."""
+        ...
+
+    def shard(
+        self,
+        file: str,
+        first_id: int,
+        labels: npt.NDArray[np.int32],
+        indices: Int64Array,
+        pictures: Portion | LaidRows,
+    ) -> Job[ShardNote]:
+        """What makes a shard of these records."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,83 +122,90 @@ class Assembly:
             StorageError, OSError: something could not be written; what is done is noted, and will not be done again.
         """
         check_classes(self.source, self.opened)
-        example, rejected = self._first_usable()
-        if example is None:
+        kind, rejected = self._kind()
+        if kind is None:
             refuse_bad(self.source, self.opened, rejected, self.options.on_bad)
             rows_of_splits(self.source, self.opened, rejected, self.options)
             raise AssertionError("a set without a usable picture was let through")
-        if self.opened.pick is not None and self.options.on_bad == "fail":
+        if self.opened.pick is not None and self.options.on_bad == "fail" and not self.options.encoded:
             rows = rows_of_splits(self.source, self.opened, {}, self.options)
-            notes = self._shards(rows, self.opened.pick, example, 1)
+            notes = self._shards(rows, self.opened.pick, kind, 1)
             for note in notes.values():
                 rejected |= note.rejected
             refuse_bad(self.source, self.opened, rejected, "fail")
         else:
-            laid, rejected = self._decode_all(example)
+            laid, rejected = self._parts(kind)
             refuse_bad(self.source, self.opened, rejected, self.options.on_bad)
             rows = rows_of_splits(self.source, self.opened, rejected, self.options)
-            notes = self._shards(rows, laid.pick, example, 2)
+            notes = self._shards(rows, laid.pick, kind, 2)
         splits: dict[str, list[Shard]] = {name: [] for name in sorted(rows)}
         totals, squares = np.zeros(3, object), np.zeros(3, object)
         measured = measured_split(rows)
         for name in splits:
-            for file in _files(name, len(rows[name][0]), example[1]):
-                note = notes[file]
+            for number in range(len(kind.cuts(rows[name][1]))):
+                note = notes[_file(name, number)]
                 assert note.shard is not None
                 splits[name].append(note.shard)
                 if name == measured:
                     totals, squares = totals + note.sums[0], squares + note.sums[1]
-        height, width, _ = example[1]
+        height, width, _ = kind.shape
         mean_std = moments(len(rows[measured][0]) * height * width, totals.tolist(), squares.tolist())
         return manifest_of(
             self.source,
             self.opened,
             {name: Split(num_rows=len(rows[name][0]), shards=tuple(shards)) for name, shards in splits.items()},
             mean_std=mean_std,
-            shape=example[1],
+            shape=kind.shape,
             recipe=recipe,
             rejected=rejected,
-            format_version=FORMAT_VERSION,
+            format_version=ENCODED_VERSION if self.options.encoded else FORMAT_VERSION,
         )
 
-    def _first_usable(self) -> tuple[Example | None, dict[int, str]]:
-        """A record with the size of its picture, which all others must have; the reasons of those before it."""
+    def _kind(self) -> tuple[Kind | None, dict[int, str]]:
+        """What is stored; None where no picture is usable. And the reasons of those before the first that is."""
+        size = self.options.image_size
+        if self.options.encoded:
+            assert size is not None
+            return PictureFiles(self.site, size, len(self.opened.records)), {}
         rejected: dict[int, str] = {}
         for index, picture in self.opened.read():
             try:
-                height, width, _ = to_pixels(picture, self.options.image_size).shape
-                return (index, (height, width, 3)), rejected
+                height, width, _ = to_pixels(picture, size).shape
             except BadPictureError as error:
                 rejected[index] = str(error)
+            else:
+                return Pixels(self.site, size, (index, (height, width, 3))), rejected
         return None, rejected
 
-    def _decode_all(self, example: Example) -> tuple[Laid, dict[int, str]]:
-        laid = Laid.of(self.site, example[1], len(self.opened.records))
-        noted = {name: PixelsNote.model_validate_json(text) for name, text in self.site.noted("pixels-").items()}
+    def _parts(self, kind: Kind) -> tuple[Laid, dict[int, str]]:
+        """Where the rows of all records lie; the reasons of those that are bad."""
+        laid = Laid.of(self.site, len(self.opened.records))
+        noted = {name: PartNote.model_validate_json(text) for name, text in self.site.noted(PART).items()}
         there = self.site.files().sizes(self.site.notes)
         rejected: dict[int, str] = {}
-        rows_of: dict[str, int] = {}
+        coming: dict[str, tuple[int, Int64Array]] = {}
 
-        def jobs() -> Iterator[PixelsJob]:
-            num_rows = min(_MAX_PART_ROWS, rows_per_shard(example[1]))
-            for part, portion in enumerate(self.opened.portions(num_rows)):
-                laid.put(part, portion.indices)
+        def take(note: PartNote, part: int, indices: Int64Array) -> None:
+            laid.put(part, indices, kind.learn(note, indices))
+            rejected.update(note.rejected)
+            self._count(len(indices), 2)
+
+        def jobs() -> Iterator[Job[PartNote]]:
+            for part, portion in enumerate(self.opened.portions(kind.part_rows)):
                 name = Laid.name(part)
-                rows_of[name] = len(portion.indices)
-                if name in noted and there.get(name) == rows_of[name] * prod(example[1]):
-                    rejected.update(noted[name].rejected)
-                    self._count(rows_of[name], 2)
+                if name in noted and there.get(name) == noted[name].num_bytes:
+                    take(noted[name], part, portion.indices)
                 else:
-                    yield PixelsJob(self.site, name, portion, self.options.image_size, example)
+                    coming[name] = part, portion.indices
+                    yield kind.part(name, portion)
 
         for note in all_done(self.crew, jobs()):
-            self._check_size(note.differing, example)
-            rejected |= note.rejected
-            self._count(rows_of[note.name], 2)
+            self._check_size(note.differing, kind)
+            take(note, *coming.pop(note.name))
         return laid, rejected
 
     def _shards(
-        self, rows: SplitRows, pick: Callable[[Int64Array], Portion | LaidPixels], example: Example, num_stages: int
+        self, rows: SplitRows, pick: Callable[[Int64Array], Portion | LaidRows], kind: Kind, num_stages: int
     ) -> dict[str, ShardNote]:
         """The note of each shard, by the name of its file."""
         notes: dict[str, ShardNote] = {}
@@ -171,31 +217,28 @@ class Assembly:
                     notes[name] = note
         todo, num_kept = [], 0
         for split, (labels, indices) in sorted(rows.items()):
-            step = rows_per_shard(example[1])
-            for number, file in enumerate(_files(split, len(labels), example[1])):
-                part = slice(number * step, (number + 1) * step)
+            for number, (first, end) in enumerate(kind.cuts(indices)):
+                file = _file(split, number)
                 if file in notes:
-                    num_kept += len(labels[part])
+                    num_kept += end - first
                 else:
-                    todo.append((file, number * step, labels[part].astype(np.int32), indices[part]))
+                    todo.append((file, first, labels[first:end].astype(np.int32), indices[first:end]))
         if num_kept and self.say is not None:
             self.say(f"going on: {num_kept:,} of {len(self.opened.records):,} pictures lie in shards that are done")
         self._count(num_kept, num_stages)
-        jobs = (
-            ShardJob(self.site, file, first_id, labels, pick(indices), self.options.image_size, example)
-            for file, first_id, labels, indices in todo
-        )
+        jobs = (kind.shard(*each, pick(each[-1])) for each in todo)
         for note in all_done(self.crew, jobs):
-            self._check_size(note.differing, example)
+            self._check_size(note.differing, kind)
             notes[note.file] = note
             self._count(note.num_rows, num_stages)
         return notes
 
-    def _check_size(self, differing: Example | None, example: Example) -> None:
+    def _check_size(self, differing: Example | None, kind: Kind) -> None:
         if differing is None:
             return
+        assert isinstance(kind, Pixels)
         sizes = " and ".join(
-            f"'{shown(self.opened.records[i].path)}' {w}x{h}" for i, (h, w, _) in sorted([differing, example])
+            f"'{shown(self.opened.records[i].path)}' {w}x{h}" for i, (h, w, _) in sorted([differing, kind.example])
         )
         raise DataError(
             f"{self.source}: pictures differ in size, {sizes}: give --image-size N (data.image_size in a job)"
@@ -207,8 +250,8 @@ class Assembly:
             self.progress(self._done // num_stages, len(self.opened.records))
 
 
-def _files(split: str, num_rows: int, shape: Shape) -> list[str]:
-    return [f"{split}-{number:05d}.parquet" for number in range(-(-num_rows // rows_per_shard(shape)))]
+def _file(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.parquet"
 
 
 # ---- what the set holds -----------------------------------------------------------------------------------

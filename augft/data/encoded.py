@@ -8,10 +8,10 @@ stores pixels of the size at which the pictures come out.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from augft.data.manifest import EncodedShard, Shard, Split, damaged, rows_digest
+from augft.data.manifest import EncodedShard, Shard, damaged
 from augft.data.picture import BadPictureError, square_and_size, to_pixels, to_rgb
-from augft.data.shards import Triple, channel_sums, moments
+from augft.data.shards import channel_sums
 from augft.errors import DataError
 from augft.storage import Place
 
 UInt8Array = npt.NDArray[np.uint8]
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 SHARD_BYTES = 64 * 2**20
@@ -71,118 +72,46 @@ def judge(picture: bytes | UInt8Array, image_size: int) -> Judged:
     return Judged(picture, size, np.array(channel_sums(pixels[None]), np.int64))
 
 
-class FileScratch:
-    """Picture files of all records, one after another as they come, in a file; and what `judge` said of each."""
-
-    def __init__(self, path: Path, num_records: int, image_size: int) -> None:
-        self._path, self._image_size = path, image_size
-        self._spans = np.zeros((num_records, 2), np.int64)
-        self.sizes = np.zeros((num_records, 2), np.int64)
-        """int64 (N, 2): height and width, by record."""
-        self._sums = np.zeros((num_records, 2, 3), np.int64)
-        self._end = 0
-
-    def __enter__(self) -> FileScratch:
-        self._file = self._path.open("w+b")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._path.unlink()
-        self._file.close()
-
-    def write(self, index: int, judged: Judged) -> None:
-        self._file.seek(self._end)
-        self._file.write(judged.content)
-        self._spans[index] = self._end, self._end + len(judged.content)
-        self._end += len(judged.content)
-        self.sizes[index], self._sums[index] = judged.size, judged.sums
-
-    def content(self, index: int) -> bytes:
-        begin, end = self._spans[index].tolist()
-        self._file.seek(begin)
-        return self._file.read(end - begin)
-
-    def num_bytes(self, indices: Int64Array) -> Int64Array:
-        """int64 (rows,), of the files of some records."""
-        lengths: Int64Array = self._spans[indices, 1] - self._spans[indices, 0]
-        return lengths
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Of the pictures as they come out."""
-        return self._image_size, self._image_size, 3
-
-    def write_split(self, folder: Path, name: str, labels: Int64Array, indices: Int64Array) -> Split:
-        """Write the shards of a split.
-
-        Args:
-            folder: where `<name>-00000.parquet` and so on are made.
-            name: of the split.
-            labels: int64 (rows,), in the order of sample ids.
-            indices: int64 (rows,), which record each row is.
-
-        Raises:
-            OSError: a shard could not be written.
-        """
-        return _write_split(folder, name, labels, self, indices)
-
-    def mean_std(self, indices: Int64Array) -> tuple[Triple, Triple]:
-        """Of the plain views of some records."""
-        totals, squares = self._sums[indices].sum(0).tolist()
-        return moments(len(indices) * self._image_size**2, totals, squares)
-
-
-def _write_split(folder: Path, name: str, labels: Int64Array, files: FileScratch, indices: Int64Array) -> Split:
-    shards: list[EncodedShard] = []
-    for first, last in _cuts(files.num_bytes(indices)):
-        path = folder / f"{name}-{len(shards):05d}.parquet"
-        rows = indices[first:last]
-        contents = [files.content(index) for index in rows.tolist()]
-        here = labels[first:last].astype(np.int32)
-        digest = rows_digest(here)
-        digest.update(lay_out(contents, files.sizes[rows]))
-        height, width = files.sizes[rows].astype(np.int32).T
-        columns = [np.arange(first, last), here, height, width, pa.array(contents, pa.binary())]
-        table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=_SCHEMA)
-        # Over what a killed packing left. Files of pictures are compressed already.
-        with path.open("wb") as file:
-            pq.write_table(
-                table, file, row_group_size=_ROW_GROUP, compression="none", use_dictionary=False, write_statistics=False
-            )
-        shards.append(
-            EncodedShard(
-                file=path.name,
-                first_id=first,
-                num_rows=last - first,
-                num_bytes=path.stat().st_size,
-                sha256=digest.hexdigest(),
-                picture_bytes=sum(map(len, contents)),
-            )
-        )
-    return Split(num_rows=len(labels), shards=tuple(shards))
-
-
-def _cuts(lengths: Int64Array) -> list[tuple[int, int]]:
+def cuts(lengths: Int64Array) -> list[tuple[int, int]]:
     """First row and end of each shard: as many files as `SHARD_BYTES` have room for, at least one."""
-    cuts, first, held = [], 0, 0
+    found, first, held = [], 0, 0
     for row, length in enumerate(lengths.tolist()):
         if row > first and held + length > SHARD_BYTES:
-            cuts.append((first, row))
+            found.append((first, row))
             first, held = row, 0
         held += length
-    return [*cuts, (first, len(lengths))]
+    return [*found, (first, len(lengths))]
+
+
+def files_parquet(
+    first_id: int, labels: Int32Array, lengths: Int64Array, sizes: Int64Array, octets: UInt8Array
+) -> bytes:
+    """The Parquet file of a shard.
+
+    Args:
+        first_id: sample id of its first row.
+        labels: int32 (rows,).
+        lengths: int64 (rows,), bytes of each picture file.
+        sizes: int64 (rows, 2), height and width of each picture.
+        octets: uint8, the files one after another.
+    """
+    edges = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    height, width = sizes.astype(np.int32).T
+    columns = [pa.array(column) for column in (np.arange(first_id, first_id + len(labels)), labels, height, width)]
+    columns.append(pa.Array.from_buffers(pa.binary(), len(labels), [None, pa.py_buffer(edges), pa.py_buffer(octets)]))
+    table, file = pa.Table.from_arrays(columns, schema=_SCHEMA), io.BytesIO()
+    # Files of pictures are compressed already.
+    pq.write_table(
+        table, file, row_group_size=_ROW_GROUP, compression="none", use_dictionary=False, write_statistics=False
+    )
+    return file.getvalue()
 
 
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-def lay_out(contents: Sequence[bytes], sizes: Int64Array) -> UInt8Array:
-    """Picture files, and int64 (rows, 2) heights and widths, as one array: the index, then the files."""
-    lengths = np.array([len(content) for content in contents], np.int64)
-    return _with_index(lengths, sizes, np.frombuffer(b"".join(contents), np.uint8))
-
-
-def _with_index(lengths: Int64Array, sizes: Int64Array, octets: UInt8Array) -> UInt8Array:
+def lay_out(lengths: Int64Array, sizes: Int64Array, octets: UInt8Array) -> UInt8Array:
+    """Picture files as one array: the index, then the files. Arguments as of `files_parquet`."""
     ends = np.cumsum(lengths)
     index = np.column_stack([ends - lengths, ends, sizes]).astype("<i8")
     return np.concatenate([index.reshape(-1).view(np.uint8), octets])
@@ -206,7 +135,7 @@ def from_table(table: pa.Table, path: Place, shard: Shard) -> UInt8Array:
     _, offsets, octets = image.buffers()
     edges = np.frombuffer(offsets, np.int32)[image.offset : image.offset + len(image) + 1].astype(np.int64)
     sizes = np.column_stack([table["height"].to_numpy(), table["width"].to_numpy()]).astype(np.int64)
-    laid_out = _with_index(np.diff(edges), sizes, np.frombuffer(octets, np.uint8)[edges[0] : edges[-1]])
+    laid_out = lay_out(np.diff(edges), sizes, np.frombuffer(octets, np.uint8)[edges[0] : edges[-1]])
     if len(laid_out) != laid_out_bytes(shard):
         raise damaged(path, f"shard {shard.file} has not as many bytes of pictures as the manifest says")
     return laid_out

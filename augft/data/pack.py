@@ -15,24 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from augft.data.assemble import (
-    Assembly,
-    Options,
-    Say,
-    check_classes,
-    manifest_of,
-    measured_split,
-    refuse_bad,
-    rows_of_splits,
-)
-from augft.data.decode import Progress, decode
+from augft.data.assemble import Assembly, Options, Say
 from augft.data.destination import appearing, is_done, upload
-from augft.data.encoded import FileScratch
-from augft.data.manifest import ENCODED_VERSION, FORMAT_VERSION, MANIFEST, Manifest
+from augft.data.manifest import ENCODED_VERSION, FORMAT_VERSION, MANIFEST
 from augft.data.packed import cache_dir, is_packed, open_packed
 from augft.data.parts import Site
-from augft.data.sources import Source, open_source, source_digest
-from augft.data.work import Crew, Threads
+from augft.data.sources import open_source, source_digest
+from augft.data.work import Crew, Progress, Threads
 from augft.errors import DataError
 from augft.storage import Place, extend_uri, place
 
@@ -95,8 +84,6 @@ def pack(
         raise DataError(f"val_fraction={val_fraction} must be at least 0 and below 1")
     if is_packed(source):
         return _already_packed(place(source), out, image_size, encoded)
-    if encoded and crew is not None:
-        raise DataError("picture files are packed as they are by this machine alone: leave out --workers and --address")
     options = Options(image_size, val_fraction, seed, on_bad, shuffled, encoded, for_training)
     num_threads = num_threads or os.cpu_count() or 1
     recipe = _recipe(source_digest(source, crew or Threads(num_threads)), options)
@@ -166,36 +153,5 @@ def _write_set(
     say: Say | None,
 ) -> None:
     opened = open_source(source, for_training=options.for_training)
-    if options.encoded:
-        manifest = _encoded(Path(site.place), source, opened, recipe, options, progress, num_threads)
-    else:
-        manifest = Assembly(site, source, opened, options, crew or Threads(num_threads), progress, say).make(recipe)
+    manifest = Assembly(site, source, opened, options, crew or Threads(num_threads), progress, say).make(recipe)
     site.files().write(MANIFEST, (json.dumps(manifest.model_dump(), indent=2) + "\n").encode())
-
-
-def _encoded(
-    folder: Path,
-    source: str,
-    opened: Source,
-    recipe: str,
-    options: Options,
-    progress: Progress | None,
-    num_threads: int,
-) -> Manifest:
-    """Write the shards of a set of picture files."""
-    check_classes(source, opened)
-    assert options.image_size is not None
-    with FileScratch(folder / "files.scratch", len(opened.records), options.image_size) as scratch:
-        rejected = decode(opened, scratch, options.image_size, num_threads, progress)
-        refuse_bad(source, opened, rejected, options.on_bad)
-        rows = rows_of_splits(source, opened, rejected, options)
-        return manifest_of(
-            source,
-            opened,
-            {name: scratch.write_split(folder, name, *rows[name]) for name in sorted(rows)},
-            mean_std=scratch.mean_std(rows[measured_split(rows)][1]),
-            shape=scratch.image_shape,
-            recipe=recipe,
-            rejected=rejected,
-            format_version=ENCODED_VERSION,
-        )

@@ -17,11 +17,10 @@ from typing import Any, Literal, TypeVar
 import ray
 
 from augft.data.assemble import Say
-from augft.data.decode import Progress
 from augft.data.hf_parquet import find
 from augft.data.pack import pack
 from augft.data.packed import is_packed
-from augft.data.work import Job
+from augft.data.work import Job, Progress
 from augft.errors import AugftError, HeadLostError, ResourceError, RunError
 from augft.storage import Place, Storage, place
 from augft.train.nodes import ask_each, cluster_nodes, is_autoscaled

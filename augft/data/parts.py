@@ -1,29 +1,35 @@
-"""Parts of a packed set in the making: decoded pixels of some records, and finished shards.
+"""Parts of a packed set in the making: what is stored of some records' pictures, and finished shards.
 
 Each part is made by a job that any process can do, is written under its own name, and then noted. A note tells what
 there is, so a pack that broke off goes on with what is noted; a job that is done twice writes the same bytes twice.
+
+Here are also the jobs of a set that stores pixels (`Pixels`); those of one that stores picture files are in
+`encoded_parts`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from augft.data.manifest import Shard, rows_digest
+from augft.data.manifest import EncodedShard, Shard, rows_digest
 from augft.data.packed import set_files
 from augft.data.picture import BadPictureError, to_pixels
 from augft.data.portions import Picture, Portion
-from augft.data.shards import channel_sums, shard_parquet
+from augft.data.shards import channel_sums, rows_per_shard, shard_parquet
 from augft.data.tree import read_files
+from augft.data.work import Job
 from augft.storage import Storage, extend_uri
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -33,6 +39,11 @@ Shape = tuple[int, int, int]
 Example = tuple[int, Shape]
 """Index of a record, and the height, width and 3 of its picture."""
 
+T = TypeVar("T")
+
+PART = "part-"
+"""Begins the names of parts."""
+_MAX_PART_ROWS = 4096
 _PIECE = 32
 _FETCHES = 16
 """Ranges that are read from an object store at the same time."""
@@ -58,117 +69,118 @@ class Site:
         return {name.removesuffix(".json"): content for name, content in found}
 
 
-# ---- pixels of some records ------------------------------------------------------------------------------
+# ---- rows of some records --------------------------------------------------------------------------------
 
 
-class PixelsNote(BaseModel):
+class PartNote(BaseModel):
     """What became of a portion's records."""
 
     name: str
+    num_bytes: int = 0
+    """Of the part, where there is one."""
     rejected: dict[int, str] = {}
     """The reason why, by index of record, of those that could not be decoded."""
     differing: Example | None = None
-    """One whose size is not that of the others."""
+    """One whose size is not that of the others: there is no part then."""
+    facts: list[list[int]] = []
+    """What is to be known of each row beside its bytes, where there is anything."""
 
 
-@dataclass(frozen=True)
-class PixelsJob:
-    """Decode a portion to plain pixels: rows in its order, zeros where one was rejected."""
-
-    site: Site
-    name: str
-    portion: Portion
-    image_size: int | None
-    example: Example
-
-    def __call__(self, pieces: Executor | None) -> PixelsNote:
-        decoded = _decode(self.portion, self.image_size, self.example, pieces)
-        note = PixelsNote(name=self.name, rejected=decoded.rejected, differing=decoded.differing)
-        if note.differing is None:
-            files = self.site.files()
-            files.write(f"{self.site.notes}/{self.name}", decoded.pixels.tobytes())
-            files.write(f"{self.site.notes}/{self.name}.json", note.model_dump_json().encode())
-        return note
+def write_part(site: Site, note: PartNote, content: bytes) -> PartNote:
+    """Write a part, and then its note."""
+    noted = note.model_copy(update={"num_bytes": len(content)})
+    files = site.files()
+    files.write(f"{site.notes}/{note.name}", content)
+    files.write(f"{site.notes}/{note.name}.json", noted.model_dump_json().encode())
+    return noted
 
 
 @dataclass
 class Laid:
-    """Where the pixels of records lie among parts."""
+    """Where the stored bytes of records lie among parts."""
 
     site: Site
-    shape: Shape
     parts: Int32Array
     """int32 (N,): number of the part, by index of record."""
-    rows: Int32Array
-    """int32 (N,): row within it."""
+    begins: Int64Array
+    """int64 (N,): the first byte within it."""
+    lengths: Int64Array
+    """int64 (N,): how many bytes."""
 
     @classmethod
-    def of(cls, site: Site, shape: Shape, num_records: int) -> Laid:
-        return cls(site, shape, np.zeros(num_records, np.int32), np.zeros(num_records, np.int32))
+    def of(cls, site: Site, num_records: int) -> Laid:
+        return cls(site, np.zeros(num_records, np.int32), *np.zeros((2, num_records), np.int64))
 
     @staticmethod
     def name(part: int) -> str:
-        return f"pixels-{part:06d}"
+        return f"{PART}{part:06d}"
 
-    def put(self, part: int, indices: Int64Array) -> None:
-        """Say that a part holds these records."""
+    def put(self, part: int, indices: Int64Array, lengths: Int64Array) -> None:
+        """Say that a part holds these records, of so many bytes each, one after another."""
         self.parts[indices] = part
-        self.rows[indices] = np.arange(len(indices))
+        self.begins[indices] = np.cumsum(lengths) - lengths
+        self.lengths[indices] = lengths
 
-    def pick(self, indices: Int64Array) -> LaidPixels:
-        return LaidPixels(self.site, self.shape, self.parts[indices], self.rows[indices])
+    def pick(self, indices: Int64Array) -> LaidRows:
+        return LaidRows(self.site, self.parts[indices], self.begins[indices], self.lengths[indices])
 
 
 @dataclass(frozen=True)
-class LaidPixels:
-    """Pixels of some records, to be read from the parts that hold them."""
+class LaidRows:
+    """Stored bytes of some records, to be read from the parts that hold them."""
 
     site: Site
-    shape: Shape
     parts: Int32Array
-    rows: Int32Array
+    begins: Int64Array
+    lengths: Int64Array
 
     def read(self) -> UInt8Array:
-        """uint8 (rows, H, W, 3), a copy of its own.
+        """uint8 (bytes,), row after row, a copy of its own.
 
         Raises:
             StorageError: a part cannot be read.
         """
-        files, row_bytes = self.site.files(), math.prod(self.shape)
-        pixels = np.empty((len(self.rows), row_bytes), np.uint8)
-        ranges = list(self._ranges())
+        files, ends = self.site.files(), np.cumsum(self.lengths)
+        rows = np.empty(int(ends[-1]), np.uint8)
 
-        def fetch(part: int, first: int, places: Int64Array) -> None:
-            name = f"{self.site.notes}/{Laid.name(part)}"
+        def put(places: Int64Array, part: UInt8Array, first: int) -> None:
+            """Copy rows out of a part's bytes from `first` on."""
+            for end, begin, length in zip(
+                ends[places].tolist(),
+                (self.begins[places] - first).tolist(),
+                self.lengths[places].tolist(),
+                strict=True,
+            ):
+                rows[end - length : end] = part[begin : begin + length]
+
+        def fetch(places: Int64Array) -> None:
+            """Read rows that lie one after another."""
+            name = f"{self.site.notes}/{Laid.name(self.parts[places[0]])}"
+            first, num_bytes = int(self.begins[places[0]]), int(self.lengths[places].sum())
 
             def once() -> bytes:
                 with files.open(name) as file:
-                    content: bytes = file.read_at(len(places) * row_bytes, first * row_bytes)
+                    content: bytes = file.read_at(num_bytes, first)
                 return content
 
-            pixels[places] = np.frombuffer(files.attempt("read", name, once), np.uint8).reshape(-1, row_bytes)
+            put(places, np.frombuffer(files.attempt("read", name, once), np.uint8), first)
 
         if files.local:
-            mapped = {
-                part: np.memmap(Path(files.uri, self.site.notes, Laid.name(part)), np.uint8, "r").reshape(-1, row_bytes)
-                for part in np.unique(self.parts).tolist()
-            }
-            for part, first, places in ranges:
-                pixels[places] = mapped[part][first : first + len(places)]
+            for part in np.unique(self.parts):
+                mapped = np.memmap(Path(files.uri, self.site.notes, Laid.name(part)), np.uint8, "r")
+                put(np.flatnonzero(self.parts == part), mapped, 0)
         else:
             with ThreadPoolExecutor(_FETCHES, thread_name_prefix="ranges") as pool:
-                for _ in pool.map(lambda each: fetch(*each), ranges):
+                for _ in pool.map(fetch, self._ranges()):
                     pass
-        return pixels.reshape(-1, *self.shape)
+        return rows
 
-    def _ranges(self) -> Iterator[tuple[int, int, Int64Array]]:
-        """(part, first row, where they go) of rows that lie one after another."""
-        order = np.lexsort((self.rows, self.parts))
-        parts, rows = self.parts[order], self.rows[order]
-        cuts = np.flatnonzero((np.diff(parts) != 0) | (np.diff(rows) != 1)) + 1
-        for places in np.split(order, cuts):
-            if len(places):
-                yield int(self.parts[places[0]]), int(self.rows[places[0]]), places
+    def _ranges(self) -> Iterator[Int64Array]:
+        """Places, int64, of rows that lie one after another in a part."""
+        order = np.lexsort((self.begins, self.parts))
+        parts, begins = self.parts[order], self.begins[order]
+        follows = (np.diff(parts) == 0) & (begins[1:] == begins[:-1] + self.lengths[order][:-1])
+        yield from np.split(order, np.flatnonzero(~follows) + 1)
 
 
 # ---- shards ----------------------------------------------------------------------------------------------
@@ -179,37 +191,94 @@ class ShardNote(BaseModel):
 
     file: str
     num_rows: int
-    shard: Shard | None = None
+    shard: EncodedShard | Shard | None = None
     sums: tuple[list[int], list[int]] = ([], [])
     """Of red, green and blue: sum of the values and of their squares."""
     rejected: dict[int, str] = {}
     differing: Example | None = None
 
 
+def write_shard(site: Site, note: ShardNote, content: bytes) -> ShardNote:
+    """Write a shard, and then its note."""
+    files = site.files()
+    files.write(note.file, content)
+    files.write(f"{site.notes}/{note.file}.json", note.model_dump_json().encode())
+    return note
+
+
+# ---- sets of pixels --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class ShardJob:
-    """Make a shard of pictures that are decoded here, or of pixels that lie among parts."""
+class Pixels:
+    """Stores pixels of one size; a `Kind`."""
 
     site: Site
-    file: str
-    first_id: int
-    labels: Int32Array
-    pictures: Portion | LaidPixels
     image_size: int | None
     example: Example
 
+    @property
+    def shape(self) -> Shape:
+        """Of each picture."""
+        return self.example[1]
+
+    @property
+    def part_rows(self) -> int:
+        """How many records a part has at most."""
+        return min(_MAX_PART_ROWS, rows_per_shard(self.shape))
+
+    def part(self, name: str, portion: Portion) -> Job[PartNote]:
+        """Makes the part of a portion."""
+        return _PixelsJob(self, name, portion)
+
+    def learn(self, note: PartNote, indices: Int64Array) -> Int64Array:
+        """int64 (rows,): bytes of each row of a part."""
+        return np.full(len(indices), math.prod(self.shape))
+
+    def cuts(self, indices: Int64Array) -> list[tuple[int, int]]:
+        """First row and end of each shard of these rows."""
+        step = rows_per_shard(self.shape)
+        return [(first, min(first + step, len(indices))) for first in range(0, len(indices), step)]
+
+    def shard(
+        self, file: str, first_id: int, labels: Int32Array, indices: Int64Array, pictures: Portion | LaidRows
+    ) -> Job[ShardNote]:
+        """Makes a shard."""
+        return _ShardJob(self, file, first_id, labels, pictures)
+
+
+@dataclass(frozen=True)
+class _PixelsJob:
+    """Decode a portion to plain pixels: rows in its order, zeros where one was rejected."""
+
+    kind: Pixels
+    name: str
+    portion: Portion
+
+    def __call__(self, pieces: Executor | None) -> PartNote:
+        decoded = _decode(self.portion, self.kind, pieces)
+        note = PartNote(name=self.name, rejected=decoded.rejected, differing=decoded.differing)
+        return note if note.differing is not None else write_part(self.kind.site, note, decoded.pixels.tobytes())
+
+
+@dataclass(frozen=True)
+class _ShardJob:
+    """Make a shard of pictures that are decoded here, or of pixels that lie among parts."""
+
+    kind: Pixels
+    file: str
+    first_id: int
+    labels: Int32Array
+    pictures: Portion | LaidRows
+
     def __call__(self, pieces: Executor | None) -> ShardNote:
-        if isinstance(self.pictures, LaidPixels):
-            pixels = self.pictures.read()
+        note = ShardNote(file=self.file, num_rows=len(self.labels))
+        if isinstance(self.pictures, LaidRows):
+            pixels = self.pictures.read().reshape(-1, *self.kind.shape)
         else:
-            decoded = _decode(self.pictures, self.image_size, self.example, pieces)
+            decoded = _decode(self.pictures, self.kind, pieces)
             if decoded.rejected or decoded.differing is not None:
-                return ShardNote(
-                    file=self.file,
-                    num_rows=len(self.labels),
-                    rejected=decoded.rejected,
-                    differing=decoded.differing,
-                )
+                return note.model_copy(update={"rejected": decoded.rejected, "differing": decoded.differing})
             pixels = decoded.pixels
         digest = rows_digest(self.labels)
         digest.update(pixels)
@@ -221,14 +290,8 @@ class ShardJob:
             num_bytes=len(content),
             sha256=digest.hexdigest(),
         )
-        note = ShardNote(file=self.file, num_rows=len(self.labels), shard=shard, sums=channel_sums(pixels))
-        files = self.site.files()
-        files.write(self.file, content)
-        files.write(f"{self.site.notes}/{self.file}.json", note.model_dump_json().encode())
-        return note
-
-
-# ---- decoding --------------------------------------------------------------------------------------------
+        note = note.model_copy(update={"shard": shard, "sums": channel_sums(pixels)})
+        return write_shard(self.kind.site, note, content)
 
 
 @dataclass
@@ -238,14 +301,14 @@ class _Decoded:
     differing: Example | None = None
 
 
-def _decode(portion: Portion, image_size: int | None, example: Example, pieces: Executor | None) -> _Decoded:
+def _decode(portion: Portion, kind: Pixels, pieces: Executor | None) -> _Decoded:
     """Pixels uint8 (rows, H, W, 3) of a portion; as far as the first that differs from the example in size."""
-    decoded = _Decoded(np.zeros((len(portion.indices), *example[1]), np.uint8))
-    made = _made(portion.read(), image_size, pieces)
+    decoded = _Decoded(np.zeros((len(portion.indices), *kind.shape), np.uint8))
+    made = each_picture(portion.read(), partial(to_pixels, image_size=kind.image_size), pieces)
     for row, (index, pixels) in enumerate(zip(portion.indices.tolist(), made, strict=True)):
         if isinstance(pixels, str):
             decoded.rejected[index] = pixels
-        elif pixels.shape != example[1]:
+        elif pixels.shape != kind.shape:
             height, width, _ = pixels.shape
             decoded.differing = index, (height, width, 3)
             break
@@ -254,23 +317,34 @@ def _decode(portion: Portion, image_size: int | None, example: Example, pieces: 
     return decoded
 
 
-def _made(pictures: Iterable[Picture], image_size: int | None, pieces: Executor | None) -> Iterator[UInt8Array | str]:
-    """Pixels of each picture in order, or why there are none; by the executor, a few pieces ahead."""
+# ---- decoding --------------------------------------------------------------------------------------------
+
+
+def each_picture(
+    pictures: Iterable[Picture], use: Callable[[Picture], T], pieces: Executor | None
+) -> Iterator[T | str]:
+    """What comes of each picture in order, or why it is bad; by the executor, a few pieces ahead.
+
+    Args:
+        pictures: in order.
+        use: decodes one; raises BadPictureError where it cannot.
+        pieces: who does some of them at a time; None: this thread.
+    """
+
+    def judged(picture: Picture) -> T | str:
+        try:
+            return use(picture)
+        except BadPictureError as error:
+            return str(error)
+
     if pieces is None:
-        yield from (_pixels(picture, image_size) for picture in pictures)
+        yield from map(judged, pictures)
         return
-    pending: deque[Future[list[UInt8Array | str]]] = deque()
+    pending: deque[Future[list[T | str]]] = deque()
     coming = iter(pictures)
     while piece := list(islice(coming, _PIECE)):
-        pending.append(pieces.submit(lambda some: [_pixels(picture, image_size) for picture in some], piece))
+        pending.append(pieces.submit(lambda some: list(map(judged, some)), piece))
         if len(pending) > _FETCHES:
             yield from pending.popleft().result()
     while pending:
         yield from pending.popleft().result()
-
-
-def _pixels(picture: Picture, image_size: int | None) -> UInt8Array | str:
-    try:
-        return to_pixels(picture, image_size)
-    except BadPictureError as error:
-        return str(error)

@@ -396,3 +396,8 @@ def reading(path: Path | str) -> Iterator[None]:
         if is_damage(error):
             raise DataError(f"{path} is damaged or cut short ({error}): get it again") from error
         raise UnreadableError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def shown(name: str) -> str:
+    """A name as it can be printed: file names may hold bytes that are no text, or line ends."""
+    return name.encode("unicode_escape", "backslashreplace").decode() if not name.isprintable() else name

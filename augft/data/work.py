@@ -12,6 +12,8 @@ from augft.errors import RunError
 T = TypeVar("T")
 Job = Callable[[Executor | None], T]
 """Something to do. It may pass small pieces of it to the executor, where there is one. Pickles."""
+Progress = Callable[[int, int | None], None]
+"""Called with how many are done, and of how many."""
 
 
 class Crew(Protocol):

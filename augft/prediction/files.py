@@ -11,9 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from augft.data.decode import shown
 from augft.data.picture import MAX_FILE_BYTES, SUFFIXES
-from augft.data.tree import UnreadableError, is_noise, read_files, reading, walk
+from augft.data.tree import UnreadableError, is_noise, read_files, reading, shown, walk
 from augft.prediction.listing import as_table, by_name, cut
 from augft.storage import place, reason
 

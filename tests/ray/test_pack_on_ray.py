@@ -16,7 +16,7 @@ from object_store import bucket_by_uri
 from PIL import Image
 from ray import cloudpickle
 
-from augft.data import assemble, pack_on_ray, shards, sources
+from augft.data import encoded, encoded_parts, pack_on_ray, parts, shards, sources
 from augft.data.pack import pack
 from augft.data.pack_on_ray import check_seen
 from augft.data.packed import open_packed
@@ -86,6 +86,16 @@ def test_the_same_bytes_by_threads_and_by_tasks(source: str, tmp_path: Path) -> 
         assert packed(source, tmp_path / f"by-{workers}", workers, val_fraction=0.1, shuffled=True) == local
     assert {path.name for path in tmp_path.iterdir()} >= {"local", "by-1", "by-2", "by-None"}
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("source", ["folder", "archive"], indirect=True)
+def test_picture_files_by_threads_and_by_tasks(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "SHARD_BYTES", 600)
+    monkeypatch.setattr(encoded_parts, "_PART_ROWS", 7)
+    local = files_of(pack(source, tmp_path / "local", image_size=S, val_fraction=0.1, shuffled=True, encoded=True))
+    assert len(local) > 5
+    made = packed(source, tmp_path / "by-tasks", val_fraction=0.1, shuffled=True, encoded=True)
+    assert made == local
 
 
 def test_bad_pictures_are_found_by_tasks(folder: Path, tmp_path: Path) -> None:
@@ -166,7 +176,7 @@ def test_from_object_storage_to_object_storage(
         if done >= 30:  # of all pixels, and some shards
             raise BrokenOffError
 
-    monkeypatch.setattr(assemble, "_MAX_PART_ROWS", 5)
+    monkeypatch.setattr(parts, "_MAX_PART_ROWS", 5)
     with pytest.raises(BrokenOffError):
         packed(bucket("/pictures"), bucket("/skip"), shuffled=True, on_bad="skip", progress=breaking)
     with pytest.raises(DataError, match="holds what a packing of another source or with other options left unfinished"):
@@ -174,6 +184,8 @@ def test_from_object_storage_to_object_storage(
     said: list[str] = []
     assert packed(bucket("/pictures"), bucket("/skip"), shuffled=True, on_bad="skip", say=said.append) == local
     assert len(said) == 1
+    stored = files_of(pack(str(folder), tmp_path / "files", image_size=S, shuffled=True, encoded=True))
+    assert packed(bucket("/pictures"), bucket("/files"), shuffled=True, encoded=True) == stored
     assert not list((tmp_path / "cache").rglob("*.parquet"))
 
 

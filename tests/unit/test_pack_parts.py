@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from small_disk import mounted_disk
 
-from augft.data import assemble, parts, shards
+from augft.data import encoded, encoded_parts, parts, shards
 from augft.data.pack import pack
 from augft.data.packed import open_packed
 from augft.data.work import Threads
@@ -23,6 +23,8 @@ from augft.errors import DataError, RunError, StorageError
 
 SIZE, NUM_PER_CLASS = 6, 20
 SHARD_ROWS = 8
+FILE_SHARD_BYTES = 1500
+"""Eight or nine of the PNG files of 6 x 6 pixels."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,9 @@ def small_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUGFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(shards, "_MAX_ROW_GROUP", SHARD_ROWS)
     monkeypatch.setattr(shards, "_SHARD_BYTES", SHARD_ROWS * SIZE * SIZE * 3)
-    monkeypatch.setattr(assemble, "_MAX_PART_ROWS", 7)
+    monkeypatch.setattr(parts, "_MAX_PART_ROWS", 7)
+    monkeypatch.setattr(encoded_parts, "_PART_ROWS", 7)
+    monkeypatch.setattr(encoded, "SHARD_BYTES", FILE_SHARD_BYTES)
 
 
 @pytest.fixture
@@ -61,17 +65,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 _KILLED = f"""
 import os, signal, sys
-from augft.data import assemble, shards
+from augft.data import encoded, encoded_parts, parts, shards
 from augft.data.pack import pack
 shards._MAX_ROW_GROUP = {SHARD_ROWS}
 shards._SHARD_BYTES = {SHARD_ROWS * SIZE * SIZE * 3}
-assemble._MAX_PART_ROWS = 7
+parts._MAX_PART_ROWS = encoded_parts._PART_ROWS = 7
+encoded.SHARD_BYTES = {FILE_SHARD_BYTES}
 source, out, at, how = sys.argv[1:]
 def progress(done, total):
     if done >= int(at):
         os.kill(os.getpid(), getattr(signal, how))
 pack(source, out, on_bad="skip" if "skip" in out else "fail", shuffled="shuffled" in out, num_threads=1,
-     progress=progress)
+     progress=progress, encoded="encoded" in out, image_size=4 if "encoded" in out else None)
 """
 
 
@@ -92,15 +97,26 @@ class Counted:
         self.shards = 0
         self.pictures = 0
         real_shard, real_pixels = parts.shard_parquet, parts.to_pixels
+        real_files, real_judge = encoded_parts.files_parquet, encoded_parts.judge
 
         def shard(*args: object) -> bytes:
             self.shards += 1
             return real_shard(*args)  # type: ignore[arg-type]
 
-        def pixels(*args: object) -> np.ndarray:
+        def pixels(*args: object, **options: object) -> np.ndarray:
             self.pictures += 1
-            return real_pixels(*args)  # type: ignore[arg-type]
+            return real_pixels(*args, **options)  # type: ignore[arg-type]
 
+        def files(*args: object) -> bytes:
+            self.shards += 1
+            return real_files(*args)  # type: ignore[arg-type]
+
+        def judged(*args: object, **options: object) -> encoded.Judged:
+            self.pictures += 1
+            return real_judge(*args, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(encoded_parts, "files_parquet", files)
+        monkeypatch.setattr(encoded_parts, "judge", judged)
         monkeypatch.setattr(parts, "shard_parquet", shard)
         monkeypatch.setattr(parts, "to_pixels", pixels)
 
@@ -126,6 +142,20 @@ def test_killed_it_goes_on_with_what_is_done(
     in_one_go = source.endswith("pictures") and on_bad == "fail"
     assert 0 < counted.shards < (5 if in_one_go else 9)
     assert counted.pictures < (30 if in_one_go else 7)
+
+
+def test_picture_files_as_they_are_too(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how: dict[str, Any] = {"encoded": True, "image_size": 4, "on_bad": "skip", "shuffled": True}
+    whole = files_of(pack(source, tmp_path / "whole", **how))
+    assert len(whole) > 6
+    for at in (12, 50):  # while parts are made, and shards
+        out = tmp_path / "sets" / f"encoded-skip-shuffled-{at}"
+        assert killed(source, out, at) == -signal.SIGKILL
+        counted = Counted(monkeypatch)
+        assert files_of(pack(source, out, **how)) == whole
+        assert 0 < counted.shards < len(whole) - 1 if at == 50 else counted.shards == len(whole) - 1
+        assert counted.pictures == 0 if at == 50 else 0 < counted.pictures < 66
+        assert not hidden(out)
 
 
 def test_an_interrupted_packing_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +263,7 @@ def test_parts_and_shards_make_the_same_set(
 ) -> None:
     at_once = open_packed(pack(str(folder), tmp_path / "fail", **options)).manifest  # type: ignore[arg-type]
     in_parts = open_packed(pack(str(folder), tmp_path / "skip", on_bad="skip", **options)).manifest  # type: ignore[arg-type]
-    monkeypatch.setattr(assemble, "_MAX_PART_ROWS", 1000)
+    monkeypatch.setattr(parts, "_MAX_PART_ROWS", 1000)
     in_one = open_packed(pack(str(folder), tmp_path / "one", on_bad="skip", **options)).manifest  # type: ignore[arg-type]
     for other in (in_parts, in_one):
         assert other.splits == at_once.splits
