@@ -180,7 +180,7 @@ class Assembly:
     def _parts(self, kind: Kind) -> tuple[Laid, dict[int, str]]:
         """Where the rows of all records lie; the reasons of those that are bad."""
         laid = Laid.of(self.site, len(self.opened.records))
-        noted = {name: PartNote.model_validate_json(text) for name, text in self.site.noted(PART).items()}
+        noted = self.site.noted(PART)
         there = self.site.files().sizes(self.site.notes)
         rejected: dict[int, str] = {}
         coming: dict[str, tuple[int, Int64Array]] = {}
@@ -193,8 +193,9 @@ class Assembly:
         def jobs() -> Iterator[Job[PartNote]]:
             for part, portion in enumerate(self.opened.portions(kind.part_rows)):
                 name = Laid.name(part)
-                if name in noted and there.get(name) == noted[name].num_bytes:
-                    take(noted[name], part, portion.indices)
+                note = PartNote.model_validate_json(noted[name]) if name in noted else None
+                if note is not None and there.get(name) == note.num_bytes:
+                    take(note, part, portion.indices)
                 else:
                     coming[name] = part, portion.indices
                     yield kind.part(name, portion)

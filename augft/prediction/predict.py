@@ -77,10 +77,8 @@ def predict(
     target = Target(str(out))
     target.check(force=force)
     try:
-        with display or Display() as shown, tempfile.TemporaryDirectory(prefix="augft-listing-") as scratch:
-            return _predict(
-                saved, source, target, Path(scratch) / LISTING, _Means(num_workers, address, force, verbose), shown
-            )
+        with display or Display() as shown:
+            return _predict(saved, source, target, _Means(num_workers, address, force, verbose), shown)
     except KeyboardInterrupt:
         without = " without --force" if force else ""
         raise Stopped(f"{target.uri}: stopped; the same command{without} goes on") from None
@@ -96,21 +94,22 @@ class _Means:
     verbose: bool
 
 
-def _predict(
-    saved: SavedModel, source: str, target: Target, listing: Path, means: _Means, shown: Display
-) -> Predictions:
+def _predict(saved: SavedModel, source: str, target: Target, means: _Means, shown: Display) -> Predictions:
     pictures = open_source(source, saved.picture_size)
     target.check_apart(pictures.where, saved.where)
     shown.say(f"listing {source}")
-    try:
-        catalogue = write_listing(pictures, listing, max_rows(saved.picture_size))
-    except OSError as error:
-        raise StorageError(f"{listing}: cannot be written: {reason(error)}; free some space, or set TMPDIR") from error
-    if not catalogue.num_pictures:
-        raise DataError(f"{source} holds no pictures: expected .jpg, .png and such, at any depth")
     unfinished = Unfinished(target.uri)
-    done = unfinished.begin(_identity(pictures, catalogue, saved), listing, force=means.force)
-    listing.unlink()
+    with tempfile.TemporaryDirectory(prefix="augft-listing-") as scratch:
+        listing = Path(scratch) / LISTING
+        try:
+            catalogue = write_listing(pictures, listing, max_rows(saved.picture_size))
+        except OSError as error:
+            raise StorageError(
+                f"{listing}: cannot be written: {reason(error)}; free some space, or set TMPDIR"
+            ) from error
+        if not catalogue.num_pictures:
+            raise DataError(f"{source} holds no pictures: expected .jpg, .png and such, at any depth")
+        done = unfinished.begin(_identity(pictures, catalogue, saved), listing, force=means.force)
     if goes := catalogue.goes(done):
         _run(Prediction(pictures, target.uri, saved), catalogue, goes, means, shown)
     shown.say("putting the predictions together")
