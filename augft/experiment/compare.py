@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from augft.config import Job
@@ -22,18 +21,15 @@ from augft.data.packed import PackedDataset, open_packed
 from augft.display import Display
 from augft.errors import ConfigError, RunError, Stopped
 from augft.experiment.design import Cell, Trial, cells_of, contenders_of, trials
-from augft.experiment.folder import check_folder, stop_signals
+from augft.experiment.folder import Means, begun
 from augft.experiment.judge import judge
 from augft.experiment.standings import Standings
 from augft.experiment.trial import Task, Trials, room_for
-from augft.prepare import prepare, prepare_packed
+from augft.prepare import Prepared, prepare_packed
 from augft.report.comparison import COMPARISON, write_comparison_report
 from augft.run import Run, check_startable, is_done, write_summary
 from augft.storage import Storage, extend_uri
 from augft.train.launch import check_model, run_uri
-from augft.train.lease import Lease
-from augft.train.placement import local_trials_cpus
-from augft.train.session import ray_session
 from augft.train.trackers import check_trackers
 
 CONFIG = "compare.yaml"
@@ -75,31 +71,28 @@ def compare(
     seeds = [job.seed + number for number in range(job.compare.seeds)]
     planned = trials(job, contenders, seeds, cells)
     check_trackers(job.run.trackers)
-    with display or Display() as shown, ExitStack() as stack:
-        if address is not None:
-            shown.say(f"connecting to Ray at {address}")
-            stack.enter_context(ray_session(address, num_cpus=0, verbose=verbose))
-        stack.enter_context(Lease(Storage(uri), shown.say))
-        check_folder(uri, job, CONFIG, resume=resume, free_to_change=_FREE_TO_CHANGE)
-        packed_root = None if address is None else extend_uri(job.run.storage_path, "/.packed")
-        dataset = prepare(planned[0].job, shown, packed_root).dataset
-        _check([trial for trial in planned if trial.seed == job.seed], dataset)
-        Storage(uri).write(CONFIG, job.to_yaml().encode())
-        if address is None:
-            shown.say("starting Ray on this machine")
-            stack.enter_context(ray_session(None, num_cpus=local_trials_cpus(job.scale), verbose=verbose))
-        with stop_signals(shown.say) as stop_is_asked:
-            return compare_contenders(
-                job,
-                contenders,
-                seeds,
-                uri,
-                baseline=baseline,
-                packed=str(dataset.path),
-                shown=shown,
-                cells=cells,
-                stop_is_asked=stop_is_asked,
-            )
+    means = Means(address, resume, verbose)
+
+    def check(prepared: Prepared) -> None:
+        _check([trial for trial in planned if trial.seed == job.seed], prepared.dataset)
+
+    with (
+        display or Display() as shown,
+        begun(
+            uri, job, CONFIG, means, shown, task=planned[0].job, check=check, free_to_change=_FREE_TO_CHANGE
+        ) as experiment,
+    ):
+        return compare_contenders(
+            job,
+            contenders,
+            seeds,
+            uri,
+            baseline=baseline,
+            packed=str(experiment.prepared.dataset.path),
+            shown=shown,
+            cells=cells,
+            stop_is_asked=experiment.stop_is_asked,
+        )
 
 
 def compare_contenders(

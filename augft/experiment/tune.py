@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 from augft.augment.policy import Policy
@@ -29,7 +28,7 @@ from augft.errors import ConfigError, RunError, Stopped
 from augft.experiment.bench import Bench, Work
 from augft.experiment.budget import baselines_of, check_budget, trial_job
 from augft.experiment.compare import compare_contenders
-from augft.experiment.folder import check_folder, stop_signals
+from augft.experiment.folder import Means, begun
 from augft.experiment.halving import Halving, rungs
 from augft.experiment.ledger import Ledger, Trial
 from augft.experiment.outcome import FOUND, duels, outcome, summary
@@ -37,14 +36,11 @@ from augft.experiment.population import Population
 from augft.experiment.propose import ByChance, ByOptuna, Proposer
 from augft.experiment.space import Space
 from augft.experiment.trial import Room, Task, Trials, room_for
-from augft.prepare import Prepared, prepare
+from augft.prepare import Prepared
 from augft.report.search import SEARCH, write_search_report
 from augft.run import POLICY, write_summary
 from augft.storage import Storage, extend_uri
 from augft.train.launch import check_model, run_uri
-from augft.train.lease import Lease
-from augft.train.placement import local_trials_cpus
-from augft.train.session import ray_session
 from augft.train.trackers import check_trackers
 
 CONFIG = "search.yaml"
@@ -86,24 +82,19 @@ def tune(
     small = trial_job(job)
     if job.search.sampler == "optuna":
         ByOptuna(space, job.seed)  # is it installed?
-    with display or Display() as shown, ExitStack() as stack:
-        if address is not None:
-            shown.say(f"connecting to Ray at {address}")
-            stack.enter_context(ray_session(address, num_cpus=0, verbose=verbose))
-        stack.enter_context(Lease(Storage(uri), shown.say))
-        more = () if job.search.algorithm == "pbt" else ("search.trials",)
-        check_folder(uri, job, CONFIG, resume=resume, free_to_change=(*_FREE_TO_CHANGE, *more))
-        packed_root = None if address is None else extend_uri(job.run.storage_path, "/.packed")
-        prepared = prepare(small, shown, packed_root)
+    more = () if job.search.algorithm == "pbt" else ("search.trials",)
+
+    def check(prepared: Prepared) -> None:
         if len(prepared.samples.val_ids) == 0:
             raise ConfigError("a search chooses by validation, and the task has none: set data.val_fraction above 0")
         check_model(small, prepared)
-        Storage(uri).write(CONFIG, job.to_yaml().encode())
-        if address is None:
-            shown.say("starting Ray on this machine")
-            stack.enter_context(ray_session(None, num_cpus=local_trials_cpus(job.scale), verbose=verbose))
-        with stop_signals(shown.say) as stop_is_asked:
-            return _Search(job, small, prepared, space, uri, shown, stop_is_asked).run()
+
+    means, free_to_change = Means(address, resume, verbose), (*_FREE_TO_CHANGE, *more)
+    with (
+        display or Display() as shown,
+        begun(uri, job, CONFIG, means, shown, task=small, check=check, free_to_change=free_to_change) as experiment,
+    ):
+        return _Search(job, small, experiment.prepared, space, uri, shown, experiment.stop_is_asked).run()
 
 
 class _Search:
