@@ -29,6 +29,7 @@ from ray.data.context import AutoscalingConfig
 from augft.data.crew import CrewSize
 from augft.data.plan import IntArray, Plan
 from augft.data.units import SECONDS, RankBatch, batch_of, steps_per_unit
+from augft.sealed import Sealed
 
 MIN_UNIT_ROWS = 16_000
 MAX_UNITS = 4_000
@@ -123,10 +124,11 @@ def _split(
     context.autoscaling_config = AutoscalingConfig(
         actor_pool_util_upscaling_threshold=_NEVER, actor_pool_util_downscaling_threshold=-_NEVER
     )
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _overseer(pool)]
+    sized = replace(pool, actor=object, actor_kwargs={})
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _overseer(sized)]
     dataset = dataset.map_batches(
         _Worker,
-        fn_constructor_args=(pool,),
+        fn_constructor_args=(Sealed.of(pool),),
         batch_size=None,
         compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
         num_cpus=1,
@@ -142,7 +144,8 @@ class _Worker:
     The column `seconds` says how long a row took, float32; NaN in an actor's first unit, where it opens the data.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, sealed: Sealed[Pool]) -> None:
+        pool = sealed.open()
         self._actor = pool.actor(**pool.actor_kwargs)
         self._is_first = True
         if pool.on_replaced is not None and ray.get_runtime_context().was_current_actor_reconstructed:

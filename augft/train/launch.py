@@ -18,10 +18,12 @@ from augft.prepare import Prepared, prepare
 from augft.report.page import write_report
 from augft.report.text import comparison
 from augft.run import Run, check_startable, is_done, write_summary
+from augft.sealed import Sealed
 from augft.storage import Storage, extend_uri
 from augft.train.attend import Attendance, TellFailures
 from augft.train.contact import Listener
 from augft.train.describe import describe_run
+from augft.train.entry import train_loop
 from augft.train.incidents import Incidents
 from augft.train.lease import Lease
 from augft.train.loop import Assignment
@@ -30,7 +32,7 @@ from augft.train.placement import Placement, cluster_placement, local_placement
 from augft.train.session import ray_session
 from augft.train.trackers import check_trackers, follow
 from augft.train.visibility import Files, check_visible, resolved_weights, weights_file
-from augft.train.worker import Post, train_loop
+from augft.train.worker import Post
 
 _RESIZE_S = 30.0
 """Ray looks for more workers' room no more often: each change of size starts the workers anew."""
@@ -195,7 +197,7 @@ def _trainer(post: Post, placement: Placement) -> TorchTrainer:
     resources = {"CPU": placement.cpus_per_worker, **({"GPU": 1} if placement.use_gpu else {})}
     return TorchTrainer(
         train_loop,
-        train_loop_config=post,
+        train_loop_config=Sealed.of(post),
         scaling_config=ScalingConfig(
             num_workers=job.scale.num_workers,
             use_gpu=placement.use_gpu,

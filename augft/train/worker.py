@@ -32,7 +32,7 @@ class Post:
     """The driver's `Listener.actor`."""
 
 
-def train_loop(post: Post) -> dict[str, Any]:
+def work(post: Post) -> dict[str, Any]:
     """Run an assignment on this rank.
 
     Returns:
