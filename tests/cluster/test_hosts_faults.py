@@ -21,7 +21,7 @@ from ray_hosts import RayHosts
 
 from augft.run import Run
 
-REPETITIONS = int(os.environ.get("AUGFT_FAULTS", "5"))
+REPETITIONS = int(os.environ.get("AUGFT_FAULTS", "4"))
 VICTIMS = ("worker", "actor", "driver", "node")
 TRAINING_NODES = ("node1", "node2")
 
