@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from augft.errors import AugftError
+from augft.errors import AugftError, ConfigError
 
 app = typer.Typer(
     name="augft",
@@ -23,6 +23,14 @@ app.add_typer(config_app, name="config")
 
 _USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 _INTERRUPTED = 130
+
+
+def _here(written: str) -> Path:
+    """A path of this machine, as an option takes it."""
+    if "://" in written:
+        raise ConfigError(f"{written}: this is written to a path of this machine: give one, and copy it there")
+    return Path(written)
+
 
 JobFile = Annotated[
     str | None, typer.Argument(metavar="[JOB.yaml]", help="A job file; the quickstart job without one.")
@@ -127,7 +135,7 @@ def pack(
 def preview(
     job: JobFile = None,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option(parser=_here, help="The PNG file to write.")] = Path("preview.png"),
     all_ops: Annotated[
         bool, typer.Option("--all-ops", help="Show every op there is, on pictures of the job, not its policy.")
     ] = False,
@@ -145,7 +153,6 @@ def preview(
     """
     from augft.config import load_job
     from augft.display import Display
-    from augft.errors import ConfigError
     from augft.prepare import prepare
     from augft.report.preview import ops_png, preview_png, replay
     from augft.storage import Storage
@@ -252,7 +259,6 @@ def report(
 
     Example: `augft report runs/compare/runs/standard-seed-0`
     """
-    from augft.errors import ConfigError
     from augft.report.comparison import COMPARISON, write_comparison_report
     from augft.report.page import write_report
     from augft.report.search import SEARCH, write_search_report
@@ -269,7 +275,7 @@ def report(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run directory.")],
-    out: Annotated[Path, typer.Option(help="The file to write: .safetensors, .onnx or .pt2.")],
+    out: Annotated[Path, typer.Option(parser=_here, help="The file to write: .safetensors, .onnx or .pt2.")],
     format: Annotated[
         str, typer.Option(help="safetensors, onnx, or torch: a program of torch.export.")
     ] = "safetensors",
@@ -310,7 +316,8 @@ def evaluate(
     workers: Annotated[int | None, typer.Option(min=1, help="Ray actors; else threads of this process.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster, as auto or host:6379; else this machine.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The JSON file to write, its page beside it; else in the run's evaluation/.")
+        Path | None,
+        typer.Option(parser=_here, help="The JSON file to write, its page beside it; else in the run's evaluation/."),
     ] = None,
 ) -> None:
     """Examine a run's model: exact metrics, per class, calibration with a temperature, robustness; two runs compared.
@@ -365,7 +372,6 @@ def predict(
 
     Example: `augft predict runs/photos new-photos/ --out predictions.parquet`
     """
-    from augft.errors import ConfigError
 
     if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
         raise ConfigError(f"--workers {workers}: give a number from 1 on, or auto")
@@ -406,7 +412,6 @@ def serve(
 
     Example: `augft serve runs/photos --port 8000 --replicas 2`
     """
-    from augft.errors import ConfigError
 
     if replicas != "auto" and not (replicas.isdecimal() and int(replicas) > 0):
         raise ConfigError(f"--replicas {replicas}: give a number from 1 on, or auto")
@@ -444,7 +449,8 @@ def submit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit, and leave the job to the cluster.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The folder here for summary and report; else runs/NAME of the job.")
+        Path | None,
+        typer.Option(parser=_here, help="The folder here for summary and report; else runs/NAME of the job."),
     ] = None,
 ) -> None:
     """Run a job on a Ray cluster: submit it, follow its log, fetch summary and report, end with its exit code.
@@ -457,7 +463,6 @@ def submit(
     Example: `augft submit jobs/cifar10.yaml --address http://head:8265 --set run.storage_path=/shared/runs`
     """
     from augft.config import load_job
-    from augft.errors import ConfigError
     from augft.submit.client import submit as send_job
 
     commands = getattr(typer.main.get_command(app), "commands", {}).items()

@@ -16,7 +16,7 @@ from augft.data.plan import IntArray, Plan
 from augft.data.subset import Subset, subset
 from augft.data.windows import Windows
 from augft.display import Display
-from augft.errors import ConfigError
+from augft.errors import ConfigError, DataError
 
 WINDOW_BYTES = 2**30
 """Of a window's shards, as a node lays them down, where the job does not say."""
@@ -71,6 +71,14 @@ def prepare_packed(job: Job, packed: str | Path) -> Prepared:
         As `prepare`.
     """
     dataset = open_packed(packed)
+    height, width, _ = dataset.manifest.image_shape
+    if height != width:
+        raise ConfigError(
+            f"{job.data.source} has pictures of {width}x{height}, and models take squares: set data.image_size, or "
+            "augft pack --image-size, which keeps their central square"
+        )
+    if len(dataset.manifest.classes) < 2:
+        raise DataError(f"{job.data.source} has one class only: a classifier needs two")
     if dataset.manifest.encoded and job.augment.where == "device":
         raise ConfigError(
             f"augment.where is device, and {dataset.path} holds picture files, which actors decode and augment in one: "

@@ -109,7 +109,11 @@ def assess(
         temperature = None
         if (val := shown.val) is not None:
             val_logits = logits if shown.on_val else looked.answers(subject, val, "val", AsTheyAre())
-            temperature = fit_temperature(val_logits, val.labels)
+            try:
+                temperature = fit_temperature(val_logits, val.labels)
+            except DataError:
+                if wanted.temperature:
+                    raise
         found["calibration"] = findings.calibrated(
             subject, logits, pictures, temperature, val, on_val=shown.on_val and val is not None
         )
@@ -271,7 +275,7 @@ def _file(folder: Storage, source: str | None, split: str, digest: str) -> str:
     """
     if source is None:
         return f"{EVALUATIONS}/{split}.json"
-    stem = PurePosixPath(source.rstrip("/")).name.split(".")[0] or "data"
+    stem = PurePosixPath(source.partition("?")[0].rstrip("/")).name.split(".")[0] or "data"
     file = f"{EVALUATIONS}/{stem}-{split}.json"
     there = mapping(_content(folder, file).get("data")).get("digest", digest)
     return file if there == digest else f"{EVALUATIONS}/{stem}-{split}-{digest[:8]}.json"

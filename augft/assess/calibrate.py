@@ -22,6 +22,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from augft.augment.draw import Float64Array, IntArray, UInt64Array, words
+from augft.errors import DataError
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -29,6 +30,7 @@ NUM_BINS = 15
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
 _TEMPERATURES = (0.02, 50.0)
+_MIN_PICTURES = 30
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,21 @@ def _words(seed: int, stream: str, number: int, num: int) -> UInt64Array:
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: IntArray) -> float:
-    """The temperature of least cross-entropy, between 0.02 and 50; that is convex in its inverse, so there is one."""
-    rows = np.arange(len(labels))
+    """The temperature of least cross-entropy; that is convex in its inverse, so there is one.
+
+    Raises:
+        DataError: these pictures do not tell it: they are few, all of them or none are right, or it would lie beyond
+            0.02 or 50.
+    """
+    rows, num_right = np.arange(len(labels)), int((logits.argmax(1) == labels).sum())
+    told = f"of the {len(labels):,} validation pictures {num_right:,} are named correctly"
+    if not np.isfinite(logits).all():
+        raise DataError("no temperature can be fitted: the model's answers are not all finite")
+    if len(labels) < _MIN_PICTURES or num_right in (0, len(labels)):
+        raise DataError(
+            f"no temperature can be fitted: {told}, and it takes {_MIN_PICTURES}, some of them right and some wrong; "
+            "train with a larger data.val_fraction"
+        )
 
     def loss(log_temperature: float) -> float:
         return float(-_log_probabilities(logits, math.exp(log_temperature))[rows, labels].mean())
@@ -160,7 +175,10 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: IntArray) -> float:
     found = minimize_scalar(
         loss, bounds=[math.log(end) for end in _TEMPERATURES], method="bounded", options={"xatol": 1e-6}
     )
-    return float(math.exp(found.x))
+    temperature = float(math.exp(found.x))
+    if not 1.01 * _TEMPERATURES[0] < temperature < _TEMPERATURES[1] / 1.01:
+        raise DataError(f"no temperature can be fitted: {told}, and the loss is least at no temperature in reach")
+    return temperature
 
 
 def _log_probabilities(logits: npt.NDArray[np.float32], temperature: float) -> Float64Array:

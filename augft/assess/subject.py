@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ import torch
 from augft.assess.look import Pictures
 from augft.augment.draw import IntArray
 from augft.data.pack import pack
-from augft.data.packed import PackedDataset, is_packed, open_packed
-from augft.data.sources import NoTrainError
+from augft.data.packed import PackedDataset, cache_dir, is_packed, open_packed
+from augft.data.sources import NotForTrainingError
 from augft.data.subset import subset
 from augft.errors import DataError, RunDirectoryError, StorageError
 from augft.model import ModelMeta
@@ -141,7 +142,7 @@ class Shelf:
 
         try:
             return packed(True)  # what training has packed serves here too
-        except NoTrainError:
+        except NotForTrainingError:
             return packed(False)
 
 
@@ -167,9 +168,9 @@ def pictures_of(subject: Subject, dataset: PackedDataset, named: str | None) -> 
         DataError: there is no such split, it has classes that the model does not know, or no picture.
     """
     parts = _parts(subject, dataset)
-    name = named or next(each for each in ("test", "val", "train") if each in parts)
+    name = named or next((each for each in ("test", "val", "train") if each in parts), min(parts))
     if name not in parts:
-        raise DataError(f"{dataset.path} has no split '{name}': it has {', '.join(sorted(parts))}")
+        raise DataError(f"{_called(dataset)} has no split '{name}': it has {', '.join(sorted(parts))}")
     return name, _matched(subject, dataset, *parts[name])
 
 
@@ -194,17 +195,23 @@ def _parts(subject: Subject, dataset: PackedDataset) -> dict[str, tuple[str, Int
     return parts
 
 
+def _called(dataset: PackedDataset) -> str:
+    """A set by a name that people know: what is kept in the cache by what was packed."""
+    in_cache = isinstance(dataset.path, Path) and dataset.path.is_relative_to(cache_dir().resolve())
+    return dataset.manifest.source if in_cache else str(dataset.path)
+
+
 def _matched(subject: Subject, dataset: PackedDataset, split: str, ids: IntArray) -> Pictures:
-    known = {name: number for number, name in enumerate(subject.classes)}
-    names = dataset.manifest.classes
+    known = {normalize("NFC", name): number for number, name in enumerate(subject.classes)}
+    names = [normalize("NFC", name) for name in dataset.manifest.classes]
     if unknown := [name for name in names if name not in known]:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         raise DataError(
-            f"{dataset.path} has {len(unknown)} of {len(names)} classes that the model does not know: {shown}; "
+            f"{_called(dataset)} has {len(unknown)} of {len(names)} classes that the model does not know: {shown}; "
             f"it knows {', '.join(subject.classes[:10])}{', …' if len(subject.classes) > 10 else ''}; rename them"
         )
     rows = dataset.split(split)
     if not len(ids):
-        raise DataError(f"{dataset.path}: '{split}' holds no pictures; choose another with --split")
+        raise DataError(f"{_called(dataset)}: '{split}' holds no pictures; choose another with --split")
     numbers = np.array([known[name] for name in names], np.int64)
     return Pictures(rows, np.asarray(ids, np.int64), numbers[rows.labels[ids]])

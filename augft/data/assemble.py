@@ -22,7 +22,7 @@ from augft.data.permutation import permute
 from augft.data.picture import BadPictureError, to_pixels
 from augft.data.portions import Portion
 from augft.data.shards import moments
-from augft.data.sources import NoTrainError, Source
+from augft.data.sources import NotForTrainingError, Source
 from augft.data.split import carve
 from augft.data.tree import shown
 from augft.data.work import Crew, Job, Progress, all_done
@@ -121,7 +121,7 @@ class Assembly:
             DataError: the source cannot be used.
             StorageError, OSError: something could not be written; what is done is noted, and will not be done again.
         """
-        check_classes(self.source, self.opened)
+        check_classes(self.source, self.opened, self.options.for_training)
         kind, rejected = self._kind()
         if kind is None:
             refuse_bad(self.source, self.opened, rejected, self.options.on_bad)
@@ -284,15 +284,15 @@ def manifest_of(
     )
 
 
-def check_classes(source: str, opened: Source) -> None:
+def check_classes(source: str, opened: Source, for_training: bool) -> None:
     """Raises DataError where classes or pictures are missing, or a class has no name to print."""
-    if len(opened.classes) < 2:
-        raise DataError(f"{source} has one class only, {_listed(opened.classes)}: a classifier needs two")
+    if not opened.records:
+        raise DataError(f"{source} holds no pictures")
+    if len(opened.classes) < 2 and for_training:
+        raise NotForTrainingError(f"{source} has one class only, {_listed(opened.classes)}: a classifier needs two")
     for name in opened.classes:
         if not name.isprintable():
             raise DataError(f"{source}: class name '{shown(name)}' is no printable text: rename it")
-    if not opened.records:
-        raise DataError(f"{source} holds no pictures")
 
 
 def refuse_bad(source: str, opened: Source, rejected: dict[int, str], on_bad: Literal["fail", "skip"]) -> None:
@@ -322,15 +322,15 @@ def rows_of_splits(source: str, opened: Source, rejected: dict[int, str], option
     for name in sorted(rows):
         if not len(rows[name][0]):
             raise DataError(f"{source}: no usable picture is left in {name}")
-    if "train" not in rows and not options.for_training:
+    if not options.for_training:
         return rows
     if "train" not in rows:
-        raise NoTrainError(f"{source} has no train split, only {', '.join(sorted(rows))}")
+        raise NotForTrainingError(f"{source} has no train split, only {', '.join(sorted(rows))}")
     labels, indices = rows["train"]
     counts = np.bincount(labels, minlength=len(opened.classes))
     if not counts.all():
         empty = [opened.classes[i] for i in np.flatnonzero(counts == 0)]
-        raise DataError(
+        raise NotForTrainingError(
             f"{source}: class {_listed(empty)} has no usable picture in train: add some, or remove the class"
         )
     if options.val_fraction and "val" not in rows:

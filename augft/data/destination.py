@@ -76,6 +76,22 @@ def is_done(final: Place, recipe: str, *, owned: bool) -> bool:
     return False
 
 
+def landing(final: Place) -> Place:
+    """Where a set can appear whole: the place itself, or what it is a link to.
+
+    Raises:
+        DataError: a folder cannot be replaced there.
+    """
+    if isinstance(final, str):
+        return final
+    target = final.resolve() if final.is_symlink() else final
+    if target.is_dir() and target.samefile(Path.cwd()):
+        raise DataError(f"{final} is the folder that this command runs in: give a new one, as {final / 'packed'}")
+    if os.path.ismount(target):
+        raise DataError(f"{final} is a disk of its own, where no set can appear whole: give {final / 'packed'}")
+    return target
+
+
 def _is_unfinished(names: Collection[str]) -> bool:
     """Whether nothing lies below a URI but what a packing leaves that broke off."""
     rest = [name for name in names if not name.startswith(_PACKING)]

@@ -1,7 +1,7 @@
 """Parquet files of encoded pictures and labels, as Hugging Face's `datasets` writes them.
 
-Splits are told by file name (`train-00000-of-00001.parquet`) or by folder (`train/0000.parquet`). The picture
-column is `image` or `img`, a struct with `bytes` or plain binary; the label column is the first there is of
+Splits are told by a word of the file name (`train-00000-of-00001.parquet`) or by folder (`train/0000.parquet`). The
+picture column is `image` or `img`, a struct with `bytes` or plain binary; the label column is the first there is of
 `label`, `labels`, `fine_label`. Class names come from the schema's `huggingface` metadata or from labels that
 are text; else they are numbers. Files lie on a disk or, under a URI, on an object store.
 """
@@ -26,7 +26,7 @@ from augft.storage import Place, extend_uri
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
-_SPLIT_NAME = re.compile(r"(train|test|validation|valid|val)(?![A-Za-z0-9])")
+_SPLIT_NAME = re.compile(r"(?<![a-z])(train|test|validation|valid|val)(?![a-z0-9])")
 
 
 def find(path: Place, names: Collection[str] | None = None) -> dict[Place, str]:
@@ -61,8 +61,9 @@ def _below(path: Place, file: PurePosixPath) -> Place:
 
 
 def _split_of(relative: PurePosixPath) -> str | None:
-    for part in (relative.name, relative.parent.name):
-        if match := _SPLIT_NAME.match(part):
+    """By a word of the file's name, as in `cifar10-train-00000.parquet`, or by the first of its folder's."""
+    for match in (_SPLIT_NAME.search(relative.name.lower()), _SPLIT_NAME.match(relative.parent.name.lower())):
+        if match is not None:
             return "val" if match[1].startswith("val") else match[1]
     return None
 

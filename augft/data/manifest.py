@@ -57,7 +57,7 @@ class Manifest(_Entry):
     """`manifest.json` of a packed data set."""
 
     format_version: int
-    classes: tuple[str, ...] = Field(min_length=2, description="class names; a label is an index into them")
+    classes: tuple[str, ...] = Field(min_length=1, description="class names; a label is an index into them")
     image_shape: tuple[PositiveInt, PositiveInt, Literal[3]] = Field(
         description="height, width, 3, of each picture as it is stored, or, of picture files, as it comes out"
     )
@@ -91,6 +91,15 @@ def set_digest(classes: tuple[str, ...], image_shape: tuple[int, int, int], spli
 
 def damaged(path: Place, what: str) -> DataError:
     return DataError(f"packed data set {path} is damaged: {what}; pack the source again")
+
+
+def is_manifest(content: bytes) -> bool:
+    """Whether a file of that name is a packed set's, perhaps a damaged one; other programs have theirs."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return True
+    return isinstance(found, dict) and not found.keys().isdisjoint(("format_version", "image_shape", "recipe"))
 
 
 def read_manifest(path: Place, files: Storage) -> Manifest:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from augft.data.assemble import Assembly, Options, Say
-from augft.data.destination import appearing, is_done, upload
+from augft.data.destination import appearing, is_done, landing, upload
 from augft.data.manifest import ENCODED_VERSION, FORMAT_VERSION, MANIFEST
 from augft.data.packed import cache_dir, is_packed, open_packed
 from augft.data.parts import Site
@@ -96,6 +96,7 @@ def pack(
     if in_cache and not isinstance(final, Path):
         upload(cached, final, recipe)
         return final
+    final = landing(final)
     with appearing(final, recipe, scratch=cached.parent, directly=crew is not None) as site:
         if in_cache:
             shutil.copytree(cached, site.place, dirs_exist_ok=True)

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from augft.data.encoded import COLUMNS, EncodedPicture, from_table, laid_out_bytes, pictures_of, plain_views
 from augft.data.held import Held
-from augft.data.manifest import MANIFEST, Shard, damaged, read_manifest, rows_digest
+from augft.data.manifest import MANIFEST, Shard, damaged, is_manifest, read_manifest, rows_digest
 from augft.data.node_cache import env_max_bytes, shared_array
 from augft.errors import DataError
 from augft.storage import Storage, place, reason
@@ -60,7 +60,8 @@ def is_packed(path: str | Path) -> bool:
     Raises:
         StorageError: it cannot be told.
     """
-    return set_files(path).exists(MANIFEST)
+    files = set_files(path)
+    return files.exists(MANIFEST) and is_manifest(files.read(MANIFEST))
 
 
 def open_packed(path: str | Path, *, in_windows: bool = False) -> PackedDataset:

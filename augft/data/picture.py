@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ MAX_FILE_BYTES = 256 * 2**20
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
+    # Kinds that are not read: they are rejected by name, and not passed over.
+    | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".tga", ".psd"}
 )
 # Raster formats only: some of Pillow's other readers start programs (EPS) or seldom meet hostile files.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -133,7 +135,9 @@ def _decode(content: bytes, least: int | None, max_pixels: int) -> tuple[Image.I
         image.load()
         rgb = _to_rgb(image)
         # Read after `load`: some formats apply the orientation themselves and then drop the tag.
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = 1
+        with suppress(Exception):  # as many kinds of error as of damage; the pixels are there
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     if not reduced:

@@ -19,6 +19,7 @@ import hashlib
 import os
 import re
 import shutil
+import unicodedata
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,11 @@ CIFAR10_CLASSES = (
 _CIFAR_FILE = re.compile(r"data_batch_\d+\.bin|test_batch\.bin|batches\.meta\.txt")
 _CIFAR_ROW_BYTES = 1 + 3 * 32 * 32
 _PORTION = 256
-_SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_OF_FOLDER = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 class Record(NamedTuple):
@@ -84,8 +89,8 @@ class Source:
             yield from zip(portion.indices.tolist(), portion.read(), strict=True)
 
 
-class NoTrainError(DataError):
-    """There is nothing to train on; to test on there is."""
+class NotForTrainingError(DataError):
+    """It cannot be trained on; it can perhaps be looked at."""
 
 
 def open_source(source: str, *, for_training: bool = True) -> Source:
@@ -265,28 +270,29 @@ def _class_folders(path: Place, tree: Tree, for_training: bool) -> Source:
     depth = _wrapping_folders(list(pictures.values()))
     wrapping = next(iter(pictures.values()))[:depth]
     folders = [parts[depth:] for folder in tree.folders if (parts := folder.split("/"))[:depth] == wrapping]
+    split_of = {top: split for top in {p[depth] for p in pictures.values()} if (split := _split_of(top))}
     tops = {parts[depth] for parts in pictures.values()}
-    by_split = tops <= _SPLIT_OF_FOLDER.keys() and all(len(p) >= depth + 3 for p in pictures.values())
-    if by_split and "train" not in tops and for_training:
-        raise NoTrainError(f"{path} has {_listed(tops)} but no train folder with pictures")
-    if not by_split and any(p[depth] == "train" and len(p) >= depth + 3 for p in pictures.values()):
-        others = _listed(tops - _SPLIT_OF_FOLDER.keys()) or "pictures outside of class folders"
-        raise DataError(f"{path} mixes train/<class>/… with {others}: expected only train, val and test")
+    by_split = tops == split_of.keys() and all(len(p) >= depth + 3 for p in pictures.values())
+    if by_split and "train" not in split_of.values() and for_training:
+        raise NotForTrainingError(f"{path} has {_listed(tops)} but no train folder with pictures")
+    if not by_split and (mixed := {p[depth] for p in pictures.values() if len(p) >= depth + 3} & split_of.keys()):
+        others = _listed(tops - split_of.keys()) or "pictures outside of class folders"
+        raise DataError(f"{path} mixes {min(mixed)}/<class>/… with {others}: expected only train, val and test")
     if by_split:
-        naming = {"train"} & tops or tops
-        class_names = {parts[1] for parts in folders if len(parts) >= 2 and parts[0] in naming}
+        naming = {top for top in tops if split_of[top] == "train"} or tops
+        class_names = {_class_name(parts[1]) for parts in folders if len(parts) >= 2 and parts[0] in naming}
     else:
-        class_names = {parts[0] for parts in folders if parts}
+        class_names = {_class_name(parts[0]) for parts in folders if parts}
     classes = tuple(sorted(class_names))
     label_of = {name: label for label, name in enumerate(classes)}
     records = []
     for name, parts in pictures.items():
         if len(parts) < depth + 2:
             raise DataError(f"{path}: picture '{name}' lies in no class folder: move it to one, or remove it")
-        class_name = parts[depth + 1] if by_split else parts[depth]
+        class_name = _class_name(parts[depth + 1] if by_split else parts[depth])
         if class_name not in label_of:
             raise DataError(f"{path}: class '{class_name}' of '{name}' is not in train: add it, or remove it")
-        split = _SPLIT_OF_FOLDER[parts[depth]] if by_split else "train"
+        split = split_of[parts[depth]] if by_split else "train"
         records.append(Record(split, label_of[class_name], name))
     records.sort()
     if isinstance(tree, FolderTree | RemoteTree):
@@ -318,9 +324,18 @@ def _wrapping_folders(pictures: list[list[str]]) -> int:
     while True:
         tops = {parts[depth] for parts in pictures}
         deep = all(len(parts) >= depth + 3 for parts in pictures)
-        if len(tops) > 1 or not deep or tops <= _SPLIT_OF_FOLDER.keys():
+        if len(tops) > 1 or not deep or all(map(_split_of, tops)):
             return depth
         depth += 1
+
+
+def _split_of(folder: str) -> str | None:
+    return _SPLIT_OF_FOLDER.get(folder.lower())
+
+
+def _class_name(folder: str) -> str:
+    """The same name has the same letters, however a file system composes them."""
+    return unicodedata.normalize("NFC", folder)
 
 
 def _listed(names: set[str]) -> str:

@@ -361,8 +361,8 @@ class Names:
 
 
 def clean(raw: str) -> str:
-    """A member's name without empty parts."""
-    return "/".join(part for part in raw.split("/") if part not in ("", "."))
+    """A member's name without empty parts; some programs of Windows part it by backslashes."""
+    return "/".join(part for part in raw.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def is_noise(name: str) -> bool:

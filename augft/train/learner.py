@@ -301,8 +301,13 @@ class Learner:
             self.model.eval()
             yield
 
-    def evaluate(self, dataset: PackedDataset, split: str, sample_ids: npt.NDArray[np.int64]) -> Evaluation:
-        """Exact metrics of the model as it is on some samples of a split; all ranks call it."""
+    def evaluate(
+        self, dataset: PackedDataset, split: str, sample_ids: npt.NDArray[np.int64], *, as_shipped: bool = False
+    ) -> Evaluation:
+        """Exact metrics of the model as it is on some samples of a split; all ranks call it.
+
+        As it is shipped, it computes in float32, as whoever loads it does; else in the run's precision.
+        """
         self.model.eval()
         return evaluate(
             self.model,
@@ -312,7 +317,7 @@ class Learner:
             num_classes=self._num_classes,
             batch_size=512,
             ranks=self._ranks,
-            autocast_dtype=self._dtype,
+            autocast_dtype=None if as_shipped else self._dtype,
             beat=self._beat,
         )
 

@@ -271,7 +271,7 @@ def run_steps(
     if assignment.with_test and dataset.has("test"):
         contact.say(f"tests the weights of step {progress.best_step}")
         with contact.at("tests"):
-            test = learner.evaluate(dataset, "test", np.arange(dataset.split("test").num_rows))
+            test = learner.evaluate(dataset, "test", np.arange(dataset.split("test").num_rows), as_shipped=True)
         record(
             step=progress.best_step,
             epoch=progress.epoch - 1,

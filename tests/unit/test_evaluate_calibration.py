@@ -104,6 +104,28 @@ def test_the_temperature_is_that_of_least_loss(sharpness: float) -> None:
     assert found == pytest.approx(sharpness, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("num", "wrong", "said"),
+    [(29, 9, "named correctly, and it takes 30"), (200, 0, "200 are named correctly"), (200, 200, "0 are named")],
+)
+def test_no_temperature_of_pictures_that_do_not_tell_it(num: int, wrong: int, said: str) -> None:
+    logits = np.tile(np.float32([3, 0, 0]), (num, 1))
+    labels = np.zeros(num, np.int64)
+    labels[:wrong] = 1
+    with pytest.raises(DataError, match=said):
+        fit_temperature(logits, labels)
+
+
+def test_no_temperature_of_answers_that_tell_nothing() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 9, (400, 10)).astype(np.float32), np.repeat(np.arange(10), 40)
+    with pytest.raises(DataError, match="the loss is least at no temperature in reach"):
+        fit_temperature(logits, labels)
+    logits[7, 3] = np.nan
+    with pytest.raises(DataError, match="not all finite"):
+        fit_temperature(logits, labels)
+
+
 def test_scaling_mends_what_it_can() -> None:
     logits, labels = logits_of(3000, 3.0)
     fresh_logits, fresh_labels = logits_of(3000, 3.0, seed=1)

@@ -355,8 +355,13 @@ def test_test_pictures_alone(run: str, digits: Path, tmp_path: Path) -> None:
     found = examined(run, source=str(tmp_path / "lone"))
     assert (found["data"]["split"], found["confusion"]) == ("test", expected["confusion"])
     assert found["loss_units"] == expected["loss_units"]
+    folders(tmp_path / "one" / "test", digits, {3: "3"})
+    alone = examined(run, source=str(tmp_path / "one"))
+    assert alone["num_samples"] == sum(expected["confusion"][3])
+    (tmp_path / "flat" / "5").mkdir()
+    assert examined(run, source=str(tmp_path / "flat"))["confusion"] == expected["confusion"], "a class may be empty"
     folders(tmp_path / "unknown" / "test", digits, {7: "7", 3: "three"})
-    with pytest.raises(DataError, match="does not know: 'three'"):
+    with pytest.raises(DataError, match=r"^[^\n]*/unknown has 1 of 2 classes that the model does not know: 'three'"):
         examined(run, source=str(tmp_path / "unknown"))
     with pytest.raises(DataError, match="test but no train folder"):
         pack(str(tmp_path / "lone"), image_size=8)

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from small_disk import mounted_disk
 
 from augft.data import assemble, pack, parts, shards
 from augft.data.pack import pack as pack_source
@@ -207,6 +208,31 @@ def test_out_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="remove it, or choose another folder"):
         pack_source(source, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_out_is_a_link_a_disk_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = str(write(tmp_path / "s", pictures()))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert pack_source(source, tmp_path / "link") == tmp_path / "real"
+    assert open_packed(tmp_path / "link").splits == ("test", "train")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match="the folder that this command runs in: give a new one, as packed"):
+        pack_source(source, Path())
+    with mounted_disk(tmp_path / "disk", 1) as disk:
+        with pytest.raises(DataError, match=r"is a disk of its own, .*: give .*/disk/packed"):
+            pack_source(source, disk)
+        assert open_packed(pack_source(source, disk / "packed")).splits == ("test", "train")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == [
+        "disk", "here", "link", "real", "s",
+    ]  # fmt: skip
+
+
+def test_a_manifest_of_something_else(tmp_path: Path) -> None:
+    root = write(tmp_path / "s", pictures())
+    (root / "manifest.json").write_text('{"name": "my app"}')
+    assert open_packed(pack_source(str(root))).splits == ("test", "train")
 
 
 # ---- bad input -------------------------------------------------------------------------------------------

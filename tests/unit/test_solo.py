@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
+from augft.assess.assess import assess
 from augft.augment.actor import Augmenter
 from augft.config import Job, load_job_text
-from augft.errors import RunDirectoryError, Stopped
+from augft.display import Display
+from augft.errors import ConfigError, RunDirectoryError, Stopped
 from augft.prepare import prepare_packed
 from augft.run import Run
 from augft.saved import read_saved
@@ -77,6 +81,27 @@ def test_the_size_of_the_pictures_is_the_runs_own_word(undisturbed: Run, tmp_pat
     assert size(path="gone", image_shape=[9, 9, 3]) == 9
     del environment["data"]["image_shape"]
     assert size() == 8
+
+
+def test_it_tells_of_the_model_as_it_is_shipped(tmp_path: Path) -> None:
+    """Trained in bfloat16; whoever loads it computes in float32, and finds the figures that the run has."""
+    uri = str(tmp_path / "run")
+    run_alone(job("train.precision=bf16", "train.epochs=1"), uri)
+    told = json.loads(Run(uri).storage.read("evaluation.json"))
+    found, _ = assess(uri, display=Display(Console(quiet=True)))
+    assert found["confusion"] == told["confusion"]
+    assert found["loss"] == pytest.approx(told["loss"], rel=1e-6)
+
+
+def test_pictures_that_are_no_squares_are_not_trained_on(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / "wide" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 6), (number, 0, 0)).save(path)
+    wide = (f"data.source={tmp_path / 'wide'}", "data.labels_per_class=null")
+    with pytest.raises(ConfigError, match=r"/wide has pictures of 12x6, and models take squares: set data\.image_size"):
+        run_alone(job(*wide, "data.image_size=null"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_finished_is_not_run_again(undisturbed: Run) -> None:

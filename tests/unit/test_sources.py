@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 
 from augft.data import picture, sources
+from augft.data.pack import pack
 from augft.data.picture import BadPictureError, to_pixels
 from augft.data.sources import Source, open_source, source_digest
 from augft.errors import DataError
@@ -111,6 +113,40 @@ def test_splits_and_classes_of_each_container(tmp_path: Path, kind: str) -> None
     assert contents(source) == {name: SPLIT_FILES[name] for _, _, name in SPLIT_LISTING}
 
 
+@pytest.mark.parametrize("names", [("Train", "VAL", "Test"), ("training", "validation", "testing")])
+def test_splits_by_other_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    train, val, test = names
+    files = {f"{split}/{label}/a.png": png() for split in names for label in ("cat", "dog")}
+    source = open_source(str(write_folder(tmp_path / "s", files)))
+    assert source.classes == ("cat", "dog")
+    assert {record.path.split("/")[0]: record.split for record in source.records} == {
+        train: "train",
+        val: "val",
+        test: "test",
+    }
+
+
+def test_a_zip_that_parts_names_by_backslashes(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "s.zip", {"photos\\cat\\a.png": png(1), "photos\\dog\\b.png": png(2)})
+    source = open_source(str(path))
+    assert listing(source) == [("train", "cat", "photos/cat/a.png"), ("train", "dog", "photos/dog/b.png")]
+    assert contents(source) == {"photos/cat/a.png": png(1), "photos/dog/b.png": png(2)}
+
+
+def test_a_class_has_one_name_however_it_is_composed(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    files = {f"train/{composed}/a.png": png(), "train/x/a.png": png(), f"test/{decomposed}/a.png": png()}
+    source = open_source(str(write_folder(tmp_path / "s", files)))
+    assert source.classes == (composed, "x")
+
+
+def test_pictures_of_kinds_that_are_not_read_are_not_passed_over(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "s", {"cat/a.png": png(), "cat/b.HEIC": b"ftypheic", "dog/c.png": png()})
+    assert [record.path for record in open_source(str(root)).records] == ["cat/a.png", "cat/b.HEIC", "dog/c.png"]
+    with pytest.raises(DataError, match=r"'cat/b\.HEIC' is not a picture of a known kind \(1 bad of 3\)"):
+        pack(str(root), tmp_path / "out")
+
+
 def test_order_does_not_depend_on_the_archive(tmp_path: Path) -> None:
     backwards = dict(reversed(SPLIT_FILES.items()))
     one = open_source(str(write_tar(tmp_path / "one.tar.gz", SPLIT_FILES)))
@@ -157,6 +193,7 @@ def test_folder_links_are_followed_and_loops_are_found(tmp_path: Path) -> None:
             "class 'dog' of 'test/dog/a.png' is not in train",
         ),
         ({"train/cat/a.png": png(), "extra/cat/a.png": png()}, "mixes train/<class>/… with extra"),
+        ({"cat/a.png": png(), "dog/a.png": png(), "val/cat/a.png": png()}, "mixes val/<class>/… with cat, dog"),
         ({"cat/a.png": png(), "logo.png": png()}, "'logo.png' lies in no class folder"),
     ],
 )
@@ -375,6 +412,13 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).mean() < 8
     assert to_pixels(content, 8).shape == (8, 8, 3)
+
+
+def test_damaged_exif_spoils_no_picture() -> None:
+    content = png(7)
+    body = b"eXIf" + b"garbage"
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    assert (to_pixels(content[:33] + chunk + content[33:], None) == 7).all()
 
 
 def test_resize_keeps_the_central_square() -> None:
@@ -619,6 +663,10 @@ def test_parquet_that_is_damaged_or_holds_no_pictures(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1], "label": [0]}), path)
     with pytest.raises(DataError, match="column image is int64, not the bytes"):
         open_source(str(path))
+    root = tmp_path / "named"
+    for split in ("train", "test"):
+        write_parquet(root / f"cifar10-{split}.parquet", [png()], [0])
+    assert [record.split for record in open_source(str(root)).records] == ["test", "train"]
     root = tmp_path / "s"
     write_parquet(root / "train.parquet", [png()], [0])
     write_parquet(root / "more.parquet", [png()], [0])
