@@ -77,13 +77,14 @@ def calibration(logits: npt.NDArray[np.float32], labels: IntArray, *, temperatur
     """Judge probabilities: logits float32 (M, C) over a temperature, labels int64 (M,); the seed keys resampling."""
     log_p = _log_probabilities(logits, temperature)
     confidence, correct = np.exp(log_p.max(1)), log_p.argmax(1) == labels
+    chance = by_chance(confidence, seed=seed)
     equal_mass, equal_width = bins_of_equal_mass(confidence, correct), bins_of_equal_width(confidence, correct)
     return Calibration(
         temperature=temperature,
         loss=float(-log_p[np.arange(len(labels)), labels].mean()),
         ece=expected_error(equal_mass),
-        ece_interval=interval(confidence, correct, seed=seed),
-        ece_by_chance=by_chance(confidence, seed=seed),
+        ece_interval=interval(confidence, correct, chance, seed=seed),
+        ece_by_chance=chance,
         ece_equal_width=expected_error(equal_width),
         bins=tuple(equal_mass),
     )
@@ -108,13 +109,13 @@ def expected_error(bins: list[Bin]) -> float:
 
 
 def interval(
-    confidence: Float64Array, correct: BoolArray, *, seed: int, num_resamples: int = NUM_RESAMPLES
+    confidence: Float64Array, correct: BoolArray, chance: float, *, seed: int, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[float, float]:
-    """95 % interval of the expected calibration error: pictures drawn again, with replacement.
+    """95 % interval, about, of the expected calibration error: pictures drawn again, with replacement.
 
     The error is a sum of absolute values, so chance alone makes it larger, and in a resample larger still. The basic
     bootstrap (Davison and Hinkley, 1997, 2.4) mirrors the resamples at the estimate, which takes that off again. Where
-    the estimate is none that a perfect model would not show (`by_chance`), the interval begins at 0.
+    the estimate is none that a perfect model would not show (`chance`, of `by_chance`), the interval begins at 0.
     """
     sure, right, edges = _sorted(confidence, correct)
     num = len(sure)
@@ -125,8 +126,7 @@ def interval(
         gaps[resample] = np.abs(np.add.reduceat(sure[chosen] - right[chosen], edges)).sum() / num
     estimate = expected_error(bins_of_equal_mass(confidence, correct))
     least, most = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    is_chance = estimate <= by_chance(confidence, seed=seed, num_draws=num_resamples)
-    return 0.0 if is_chance else max(0.0, 2 * estimate - float(most)), max(0.0, 2 * estimate - float(least))
+    return 0.0 if estimate <= chance else max(0.0, 2 * estimate - float(most)), max(0.0, 2 * estimate - float(least))
 
 
 def by_chance(confidence: Float64Array, *, seed: int, num_draws: int = NUM_RESAMPLES) -> float:

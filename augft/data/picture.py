@@ -20,7 +20,7 @@ from augft.errors import DataError
 
 UInt8Array = npt.NDArray[np.uint8]
 
-# Larger than any camera of a usual kind makes; checked in the header, before memory is taken for pixels.
+# More than most cameras make; checked in the header, before memory is taken for pixels.
 MAX_PIXELS = 64 * 2**20
 MAX_FILE_BYTES = 256 * 2**20
 

@@ -61,16 +61,23 @@ def test_few_and_equal_confidences() -> None:
     assert expected_error(bins_of_equal_width(np.ones(7), np.array([True] * 5 + [False] * 2))) == pytest.approx(2 / 7)
 
 
+def bounds(num: int, gap: float, seed: int) -> tuple[float, float]:
+    """The interval of `answers`."""
+    confidence, correct = answers(num, gap, seed)
+    chance = by_chance(confidence, seed=seed, num_draws=200)
+    return interval(confidence, correct, chance, seed=seed, num_resamples=200)
+
+
 def test_the_interval_covers() -> None:
     truth = 0.1
-    found = [interval(*answers(600, truth, seed), seed=seed, num_resamples=200) for seed in range(40)]
+    found = [bounds(600, truth, seed) for seed in range(40)]
     assert sum(low <= truth <= high for low, high in found) >= 30
     assert sum(low > 0 for low, _ in found) >= 38
     assert np.mean([high - low for low, high in found]) < 0.1
 
 
 def test_a_perfect_model_is_not_told_from_one() -> None:
-    found = [interval(*answers(600, 0.0, seed), seed=seed, num_resamples=200)[0] for seed in range(30)]
+    found = [bounds(600, 0.0, seed)[0] for seed in range(30)]
     assert sum(low == 0 for low in found) >= 24
     confidence, correct = answers(600, 0.0)
     chance = by_chance(confidence, seed=0, num_draws=200)
@@ -81,8 +88,8 @@ def test_a_perfect_model_is_not_told_from_one() -> None:
 
 def test_resampling_is_keyed() -> None:
     sample = answers(300, 0.1)
-    assert interval(*sample, seed=1, num_resamples=50) == interval(*sample, seed=1, num_resamples=50)
-    assert interval(*sample, seed=1, num_resamples=50) != interval(*sample, seed=2, num_resamples=50)
+    assert interval(*sample, 0.0, seed=1, num_resamples=50) == interval(*sample, 0.0, seed=1, num_resamples=50)
+    assert interval(*sample, 0.0, seed=1, num_resamples=50) != interval(*sample, 0.0, seed=2, num_resamples=50)
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
