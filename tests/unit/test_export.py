@@ -205,6 +205,31 @@ def test_a_file_that_is_there_stays_unless_forced(tmp_path: Path, run: Path, dig
     assert path.read_bytes() != before[path]
 
 
+class Rough(PictureNetwork):
+    """Rounds by 2e-3 in float32."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, probabilities = super().forward(images)
+        return logits * (1.002 if self.mean.dtype == torch.float32 else 1.0), probabilities
+
+
+def test_a_program_may_round_as_its_model_does(run: Path) -> None:
+    saved = read_saved(str(run))
+    network = Rough(saved.module(), saved.mean, saved.std, saved.input_size, saved.temperature)
+
+    def times(factor: float) -> Any:
+        def call(images: Images) -> Any:
+            logits, probabilities = PictureNetwork.forward(network, torch.from_numpy(images))
+            return logits.numpy() * np.float32(factor), probabilities.numpy()
+
+        return call
+
+    with torch.inference_mode():
+        check(times(0.998), network, saved, "onnx")
+        with pytest.raises(RunError, match="logits differ by"):
+            check(times(1.1), network, saved, "onnx")
+
+
 def test_a_program_that_says_otherwise_is_refused(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = read_saved(str(run))
     network = PictureNetwork(saved.module(), saved.mean, saved.std, saved.input_size, saved.temperature)
