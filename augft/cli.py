@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from augft.errors import AugftError, ConfigError
+from augft.errors import AugftError, ConfigError, RunError
 
 app = typer.Typer(
     name="augft",
@@ -388,6 +388,8 @@ def predict(
     )
     listed = f", listed in {made.rejected}" if made.rejected else ""
     typer.echo(f"{made.out}: {made.num_rows:,} pictures predicted, {made.num_rejected:,} rejected{listed}")
+    if not made.num_rows:
+        raise RunError(f"{source}: no picture could be used; {made.rejected} says why")
 
 
 @app.command()

@@ -46,7 +46,6 @@ _ZIP_SCHEMA = pa.schema(
         ("crc", pa.int64()),
     ]
 )
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 _LOCAL_HEADER_BYTES = 30
 _LISTING_BUFFER, _READING_BUFFER = 8 * 2**20, 2**17
 
@@ -63,8 +62,12 @@ def open_archive(where: str) -> Zip | Tar:
         DataError: it cannot be read.
     """
     with reading(where), _opened(where, _READING_BUFFER) as file:
-        head = file.read(8)
-    return Zip(where) if is_zip(head) else Tar(where, head.startswith(_COMPRESSED))
+        if is_zip(file.read(8)):
+            return Zip(where)
+        file.seek(0)
+        with _begun(file, where) as tar:
+            # Whatever `tarfile` unpacks it reads through a file of its own: then offsets are none of the archive.
+            return Tar(where, is_compressed=tar.fileobj is not file)
 
 
 class Tar:

@@ -82,7 +82,8 @@ class Folder:
 def _on_disk(root: Path) -> Iterator[tuple[bytes, int, int]]:
     for name, entry in walk(root):
         if is_picture(name) and entry.is_file():
-            info = entry.stat()
+            with reading(root / name):
+                info = entry.stat()
             yield os.fsencode(name), info.st_size, info.st_mtime_ns
 
 

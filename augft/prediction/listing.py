@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augft.storage import Storage
+from augft.data.tree import reading
+from augft.errors import StorageError
+from augft.storage import Storage, reason
 
 IntArray = npt.NDArray[np.int64]
 
@@ -96,25 +99,41 @@ def write_listing(source: Source, path: Path, rows: int) -> Catalogue:
     """List a source into a file.
 
     Raises:
-        DataError: as `Source.units`.
-        OSError: the file cannot be written.
+        DataError: as `Source.units`, or the source cannot be read.
+        StorageError: the file cannot be written.
     """
     counts, starts = [], []
     before: pa.RecordBatch | None = None
     writer: Any = None
-    for number, unit in enumerate(source.units(rows)):
-        writer = writer or pa.ipc.new_file(path, unit.schema)
-        writer.write_batch(unit)
+    for number, unit in enumerate(_units(source, rows)):
+        with _writing(path):
+            writer = writer or pa.ipc.new_file(path, unit.schema)
+            writer.write_batch(unit)
         counts.append(source.count(unit))
         if before is None or not source.goes_on(before, unit):
             starts.append(number)
         before = unit
     if writer is None:
         return Catalogue(np.zeros(0, np.int64), np.zeros(0, np.int64), "")
-    writer.close()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with _writing(path):
+        writer.close()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Catalogue(np.array(counts, np.int64), np.array(starts, np.int64), digest)
+
+
+def _units(source: Source, rows: int) -> Iterator[pa.RecordBatch]:
+    """What goes wrong in here is the source's fault, not that of the file that is written meanwhile."""
+    with reading(source.where):
+        yield from source.units(rows)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {reason(error)}; free some space, or set TMPDIR") from error
 
 
 def read_listing(storage: Storage, units: Sequence[int]) -> list[pa.RecordBatch]:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +16,25 @@ import ray
 import torch
 
 from augft.display import Display
-from augft.errors import AugftError, DataError, ResourceError, Stopped, StorageError
+from augft.errors import AugftError, DataError, ResourceError, Stopped
 from augft.prediction.listing import LISTING, Catalogue, Source, max_rows, read_listing, write_listing
 from augft.prediction.pipeline import Crew, Prediction, run_units
 from augft.prediction.result import Target, put_together
 from augft.prediction.source import open_source
-from augft.prediction.unfinished import Identity, Unfinished, unfinished_uri
+from augft.prediction.unfinished import Identity, PredictionLease, Unfinished, unfinished_uri
 from augft.saved import SavedModel, read_saved
-from augft.storage import Storage, extend_uri, place, reason
+from augft.storage import Storage, extend_uri, place
 from augft.train.nodes import ask_each, cluster_nodes
 from augft.train.placement import local_cpus
 from augft.train.session import ray_session
 from augft.train.visibility import ANSWER_S, marked
+
+_HUSHED = {
+    # That an actor would not restart if its arguments were lost: its owner, this process, holds them to the end.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Figures for a dashboard that come before it knows of the data set. What workers raise is waited for, and told.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ def predict(
         display: where progress is shown; None: on stderr.
 
     Raises:
-        InputError: run, source, out or cluster are wrong; nothing was begun.
+        InputError: run, source, out or cluster are wrong, or another process is at this prediction; nothing was begun.
         RunError: it began and failed; the same call goes on.
         Stopped: Ctrl-C; the same call goes on.
     """
@@ -97,23 +106,23 @@ class _Means:
 def _predict(saved: SavedModel, source: str, target: Target, means: _Means, shown: Display) -> Predictions:
     pictures = open_source(source, saved.picture_size)
     target.check_apart(pictures.where, saved.where)
-    shown.say(f"listing {source}")
-    unfinished = Unfinished(target.uri)
-    with tempfile.TemporaryDirectory(prefix="augft-listing-") as scratch:
-        listing = Path(scratch) / LISTING
-        try:
+    lease = PredictionLease(target.uri, shown.say)
+    with lease:
+        target.check(force=means.force)  # again: another may have put it there meanwhile
+        shown.say(f"listing {source}")
+        unfinished = Unfinished(target.uri)
+        with tempfile.TemporaryDirectory(prefix="augft-listing-") as scratch:
+            listing = Path(scratch) / LISTING
             catalogue = write_listing(pictures, listing, max_rows(saved.picture_size))
-        except OSError as error:
-            raise StorageError(
-                f"{listing}: cannot be written: {reason(error)}; free some space, or set TMPDIR"
-            ) from error
-        if not catalogue.num_pictures:
-            raise DataError(f"{source} holds no pictures: expected .jpg, .png and such, at any depth")
-        done = unfinished.begin(_identity(pictures, catalogue, saved), listing, force=means.force)
-    if goes := catalogue.goes(done):
-        _run(Prediction(pictures, target.uri, saved), catalogue, goes, means, shown)
-    shown.say("putting the predictions together")
-    result = put_together(unfinished, catalogue, saved.classes, target)
+            if not catalogue.num_pictures:
+                raise DataError(f"{source} holds no pictures: expected .jpg, .png and such, at any depth")
+            lease.check()
+            done = unfinished.begin(_identity(pictures, catalogue, saved), listing, force=means.force)
+        if goes := catalogue.goes(done):
+            _run(Prediction(pictures, target.uri, saved), catalogue, goes, means, lease, shown)
+        lease.check()
+        shown.say("putting the predictions together")
+        result = put_together(unfinished, catalogue, saved.classes, target)
     rejected = extend_uri(target.parent.uri, f"/{target.rejected_name}") if result.num_rejected else None
     return Predictions(target.uri, result.num_rows, result.num_rejected, rejected)
 
@@ -123,7 +132,14 @@ def _identity(pictures: Source, catalogue: Catalogue, saved: SavedModel) -> Iden
     return Identity(pictures.where, catalogue.digest, model.hexdigest())
 
 
-def _run(prediction: Prediction, catalogue: Catalogue, goes: list[list[int]], means: _Means, shown: Display) -> None:
+def _run(
+    prediction: Prediction,
+    catalogue: Catalogue,
+    goes: list[list[int]],
+    means: _Means,
+    lease: PredictionLease,
+    shown: Display,
+) -> None:
     num_units = sum(map(len, goes))
     total = catalogue.num_pictures
     num_done = total - int(catalogue.counts[[unit for units in goes for unit in units]].sum())
@@ -134,9 +150,10 @@ def _run(prediction: Prediction, catalogue: Catalogue, goes: list[list[int]], me
     spare = (local_cpus() if num_gpus else 0) + int(reads_apart)
     shown.say("starting Ray on this machine" if means.address is None else f"connecting to Ray at {means.address}")
     num_cpus = (means.num_workers or num_gpus or local_cpus()) + spare
-    if not means.verbose:
-        _hush()
-    with ray_session(means.address, num_cpus=num_cpus, verbose=means.verbose):
+    with ExitStack() as stack:
+        if not means.verbose:
+            stack.enter_context(_hushed())
+        stack.enter_context(ray_session(means.address, num_cpus=num_cpus, verbose=means.verbose))
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         crew = crew_of(means.num_workers, num_units, reads_apart, cpus, gpus)
@@ -147,20 +164,26 @@ def _run(prediction: Prediction, catalogue: Catalogue, goes: list[list[int]], me
 
         def tell(unit: int, num_rejected: int) -> None:
             nonlocal num_done
+            lease.check()
             num_done += int(catalogue.counts[unit])
             shown.count("predicting", num_done, total)
 
         run_units(prediction, goes, crew, tell)
 
 
-def _hush() -> None:
-    """Spare the terminal what Ray Data says in this process of its own inner life."""
-    # That an actor would not restart if its arguments were lost: its owner, this process, holds them to the end.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Figures for a dashboard that come before it knows of the data set. What workers raise is waited for, and told.
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    # One task that reads for all actors is what is meant.
-    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Within the block, spare the terminal what Ray Data says in this process of its own inner life."""
+    mine = {name: value for name, value in _HUSHED.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        with warnings.catch_warnings():
+            # One task that reads for all actors is what is meant.
+            warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+            yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
 
 
 def crew_of(num_workers: int | None, num_units: int, reads_apart: bool, cpus: int, gpus: int) -> Crew:

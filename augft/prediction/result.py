@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from augft.errors import ConfigError, RunDirectoryError, StorageError
 from augft.prediction.listing import Catalogue
-from augft.prediction.unfinished import ASSEMBLING, Unfinished, unfinished_uri
+from augft.prediction.unfinished import ASSEMBLING, Unfinished, lease_uri, unfinished_uri
 from augft.storage import Storage, extend_uri, reason
 
 _GROUP_BYTES, _FILE_BYTES = 16 * 2**20, 256 * 2**20
@@ -91,7 +91,8 @@ class Target:
         Raises:
             ConfigError: it is one of them, or lies in it, or the other way round.
         """
-        written = (self.uri, unfinished_uri(self.uri), extend_uri(self.parent.uri, f"/{self.rejected_name}"))
+        rejected = extend_uri(self.parent.uri, f"/{self.rejected_name}")
+        written = (self.uri, unfinished_uri(self.uri), lease_uri(self.uri), rejected)
         for other in others:
             for mine in written:
                 ours, theirs = _steps(mine), _steps(other)

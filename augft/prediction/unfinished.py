@@ -4,6 +4,9 @@ A part file is written whole by whoever has predicted its unit: so one that is t
 killed goes on with the units that have none. What prediction it is of is written first; another one is refused.
 
 A part file holds all rows of its unit in order, also those of pictures that cannot be used: these have a `reason`.
+
+One process at a time is at it. Its lease lies in a folder of its own, `<out>.lease/`: the parts can then be removed in
+one go while it is held, and a heartbeat never makes anew what was removed.
 """
 
 from __future__ import annotations
@@ -11,15 +14,19 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augft.errors import ConfigError, RunError
+from augft.data.destination import FLEETING
+from augft.errors import ConfigError, RunDirectoryError, RunError
 from augft.prediction.listing import LISTING
 from augft.storage import Storage, extend_uri
+from augft.train.lease import Lease
 
 RETRY_S = 60.0
 """For how long storage that fails is tried again."""
@@ -27,7 +34,9 @@ ASSEMBLING = "assembling-"
 """Of a folder in it where the result is put together."""
 _IDENTITY, _PUBLISHING, _FORCED = "prediction.json", "publishing", "forced"
 _PART = re.compile(r"part-(\d{7})\.parquet")
-_OURS = re.compile(rf"{_PART.pattern}|{_IDENTITY}|{LISTING}|{_PUBLISHING}|{_FORCED}|{ASSEMBLING}.*")
+_OURS = re.compile(
+    rf"{_PART.pattern}|{_IDENTITY}|{LISTING}|{_PUBLISHING}|{_FORCED}|{ASSEMBLING}.*|{re.escape(FLEETING)}.*"
+)
 _WORDS = {
     "pictures": "other pictures",
     "model": "another model",
@@ -54,9 +63,46 @@ def unfinished_uri(out: str) -> str:
     return extend_uri(out, ".partial")
 
 
+def lease_uri(out: str) -> str:
+    """Where the lease of a prediction is while somebody is at it."""
+    return extend_uri(out, ".lease")
+
+
 def part_name(unit: int) -> str:
     """The file of a unit."""
     return f"part-{unit:07d}.parquet"
+
+
+class PredictionLease(Lease):
+    """Hold a prediction. Use as a context manager.
+
+    Args:
+        out: URI of the predictions that shall be.
+        say: told when it has to watch another's lease for a while.
+
+    Raises:
+        RunDirectoryError: on entering, another process is at this prediction.
+        StorageError: on entering, it cannot be written.
+    """
+
+    def __init__(self, out: str, say: Callable[[str], None] = lambda _: None) -> None:
+        super().__init__(Storage(lease_uri(out)), say)
+        self._out = out
+
+    def check(self) -> None:
+        """Whether it is still held.
+
+        Raises:
+            RunError: another process has taken it.
+        """
+        if self.lost:
+            raise RunError(f"{self._out}: another process has taken over this prediction; this one ends")
+
+    def _in_use(self, other: dict[str, Any]) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"--out {self._out}: another `augft predict` is at it (process {other['pid']} on {other['host']}); "
+            "wait for it, stop it, or give another --out"
+        )
 
 
 class Unfinished:

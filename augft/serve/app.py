@@ -27,6 +27,8 @@ from augft.serve.page import make_page
 MOST_COPIES = 24
 _DECODERS = 2
 """Pictures decoded at a time in a replica: what bounds the memory that large ones take."""
+_READ = ["GET", "HEAD"]
+"""Some load balancers probe with HEAD."""
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -118,16 +120,16 @@ def build_app(classifier: Classifier, answer: Answer, limits: Limits, counts: Co
         except Exception as error:
             raise HTTPException(503, "the counts cannot be reached") from error
 
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=_READ)
     async def healthz() -> PlainTextResponse:
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz")
+    @app.api_route("/readyz", methods=_READ)
     async def readyz() -> PlainTextResponse:
         # A replica is asked only after it has loaded and tried the model; before, Ray Serve answers 503 for it.
         return PlainTextResponse("ready\n")
 
-    @app.get("/")
+    @app.api_route("/", methods=_READ)
     async def index() -> Response:
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
 

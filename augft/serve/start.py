@@ -21,6 +21,7 @@ try:
 except ImportError as missing:
     raise ConfigError(f"augft serve needs {missing.name}: pip install 'augft[serve]'") from None
 
+from augft.data.picture import MAX_PIXELS
 from augft.display import Display
 from augft.serve.app import Limits
 from augft.serve.classifier import read_recipe
@@ -60,15 +61,17 @@ def serve(
         replicas: processes with the model; None: from one to as many as there are CPUs, as requests come.
         max_batch: pictures that go through the model together, at most.
         batch_wait_s: how long the first picture of a batch waits for others.
-        max_bytes, max_pixels: of a picture.
+        max_bytes, max_pixels: of a picture; of pixels not more than `MAX_PIXELS` of `augft.data.picture`.
         token_env: name of the environment variable that holds the token which clients have to give.
         address: of a Ray cluster; None: this machine.
         display: where lines go; None: stderr.
 
     Raises:
-        InputError: the run, the port, the token or the cluster is wrong; nothing is running.
+        InputError: the run, the limits, the port, the token or the cluster is wrong; nothing is running.
         RunError: the replicas do not start.
     """
+    if max_pixels > MAX_PIXELS:
+        raise ConfigError(f"--max-pixels {max_pixels}: no picture of more than {MAX_PIXELS} is decoded; give fewer")
     recipe = read_recipe(run)
     limits = Limits(max_bytes, max_pixels, _token(token_env))
     most = os.cpu_count() or 1
@@ -166,6 +169,12 @@ def _token(token_env: str | None) -> bytes | None:
     token = os.environ.get(token_env, "").strip()
     if not token:
         raise ConfigError(f"--token-env {token_env}: there is no such environment variable, or it is empty; set it")
+    # Headers come as latin-1, and clients differ in how they send anything else.
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(
+            f"--token-env {token_env}: the token has characters that not every client can send in a header; use "
+            "letters, digits and signs of ASCII"
+        )
     return digest(token)
 
 

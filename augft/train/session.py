@@ -77,7 +77,8 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         verbose: let through what Ray and the workers print.
 
     Raises:
-        ResourceError: no cluster answers at the address, or this process is connected to another one.
+        ResourceError: Ray does not start here; or no cluster answers at the address, or this process is connected to
+            another one.
     """
     if ray.is_initialized():
         if address is not None:
@@ -107,11 +108,8 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         else:
             workers = {name: os.environ[name] for name in _WORKERS_ENVIRONMENT}
             ray.init(address, runtime_env={"env_vars": workers}, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or ["no answer"])[0]
-        raise ResourceError(
-            f"--address {address}: {reason}; start a cluster with `ray start --head`, or leave --address out"
-        ) from None
+    except Exception as error:  # of a start that took too long Ray says so in a bare one
+        raise _not_up(address, error) from None
     try:
         yield
     except HeadLostError:
@@ -120,6 +118,19 @@ def ray_session(address: str | None, *, num_cpus: int, verbose: bool = False) ->
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def _not_up(address: str | None, error: Exception) -> ResourceError:
+    """Why Ray is not up, in a line."""
+    told = (str(error).strip().splitlines() or [""])[0].rstrip(" .")
+    if address is None:
+        return ResourceError(
+            f"Ray could not be started on this machine ({told or type(error).__name__}); try again, later if the "
+            "machine is busy, or set AUGFT_RAY_TEMP_DIR to another folder, with space and a short path"
+        )
+    return ResourceError(
+        f"--address {address}: {told or 'no answer'}; start a cluster with `ray start --head`, or leave --address out"
+    )
 
 
 def _check_connected(address: str) -> None:

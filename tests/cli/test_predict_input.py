@@ -11,6 +11,8 @@ import ray
 from PIL import Image
 from small_run import train_small
 
+from augft.prediction.predict import Predictions
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -111,3 +113,15 @@ def test_an_address_that_does_not_answer(augft: Callable, run: Path, pictures: P
     typed = augft("predict", run, pictures, "--out", tmp_path / "p.parquet", "--address", "127.0.0.1:9")
     assert typed.code == 2
     assert typed.err.splitlines()[-1].startswith("augft: --address 127.0.0.1:9: Connection refused; start a cluster")
+
+
+def test_no_picture_that_can_be_used_is_no_success(
+    augft: Callable, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(*_: object, **__: object) -> Predictions:
+        return Predictions("p.parquet", 0, 1234, "p.rejected.jsonl")
+
+    monkeypatch.setattr("augft.prediction.predict.predict", predict)
+    typed = augft("predict", run, pictures, "--out", tmp_path / "p.parquet")
+    assert typed.code == 1
+    assert typed.err == f"augft: {pictures}: no picture could be used; p.rejected.jsonl says why\n"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import uuid
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,7 +29,7 @@ from small_run import train_small
 
 from augft.data.picture import to_pixels
 from augft.display import Display
-from augft.errors import DataError, ResourceError, Stopped, StorageError
+from augft.errors import ConfigError, DataError, ResourceError, RunDirectoryError, Stopped, StorageError
 from augft.prediction import predict as module
 from augft.prediction.predict import Predictions, predict
 from augft.prediction.unfinished import Unfinished
@@ -38,6 +39,8 @@ from augft.saved import read_saved
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 NUM, NUM_BAD, UNIT_ROWS = 37, 2, 4
+Row = tuple[str, int, list[float]]
+"""Label, class index and probabilities."""
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def test_a_compressed_tar_is_put_in_order(
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     predicted(run, tmp_path / "pictures.tar.gz", tmp_path / "p.parquet")
-    assert _rows(tmp_path / "p.parquet") == _rows(undisturbed)
+    _assert_same(_rows(tmp_path / "p.parquet"), _rows(undisturbed))
     listed = (tmp_path / "p.rejected.jsonl").read_bytes()
     assert listed == undisturbed.with_name("p.rejected.jsonl").read_bytes()
 
@@ -141,7 +144,7 @@ def test_parquet(undisturbed: Path, run: str, contents: dict[str, bytes], tmp_pa
     names = list(contents)
     rows = _rows(tmp_path / "p.parquet")
     by_name = {names[int(path.removeprefix("pictures.parquet#"))]: row for path, row in rows.items()}
-    assert by_name == _rows(undisturbed)
+    _assert_same(by_name, _rows(undisturbed))
 
 
 def test_an_object_store(
@@ -213,6 +216,70 @@ module.predict({run!r}, {str(folder)!r}, {str(out)!r}, num_workers=1, display=Ki
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "p.rejected.jsonl"]
 
 
+def test_a_second_one_is_told_who_is_at_it(undisturbed: Path, run: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.parquet"
+    told: list[str] = []
+
+    class Doubling(Display):
+        def count(self, what: str, done: int, total: int | None) -> None:
+            for force in (False, True):
+                before = Unfinished(str(out)).done()
+                with pytest.raises(RunDirectoryError, match=r"another `augft predict` is at it") as caught:
+                    predicted(run, folder, out, force=force)
+                assert before <= Unfinished(str(out)).done()
+                told.append(str(caught.value))
+
+    predict(run, str(folder), str(out), num_workers=1, display=Doubling(Console(quiet=True)))
+    assert len(told) == 20
+    assert f"process {os.getpid()} on " in told[0]
+    assert out.read_bytes() == undisturbed.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "p.rejected.jsonl"]
+
+
+def test_whoever_finished_meanwhile_is_not_written_over(
+    undisturbed: Path, run: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "p.parquet"
+    open_source = module.open_source
+
+    def finished_meanwhile(*arguments: object) -> object:
+        out.write_bytes(undisturbed.read_bytes())
+        return open_source(*arguments)
+
+    monkeypatch.setattr(module, "open_source", finished_meanwhile)
+    with pytest.raises(ConfigError, match="is there already; give another name, or --force"):
+        predicted(run, folder, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_no_picture_at_all_can_be_used(run: str, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(b"no picture")
+    made = predicted(run, tmp_path / "pictures", tmp_path / "p.parquet")
+    assert (made.num_rows, made.num_rejected) == (0, 3)
+    assert made.rejected is not None
+    assert len(Path(made.rejected).read_text().splitlines()) == 3
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 0
+
+
+def test_the_process_is_left_as_it_was(run: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL", raising=False)
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "as the caller has it")
+    filters = list(warnings.filters)
+    seen: list[tuple[str | None, bool]] = []
+
+    class Looking(Display):
+        def count(self, what: str, done: int, total: int | None) -> None:
+            seen.append((os.environ.get("RAY_BACKEND_LOG_LEVEL"), warnings.filters != filters))
+
+    predict(run, str(folder), str(tmp_path / "p.parquet"), num_workers=1, display=Looking(Console(quiet=True)))
+    assert set(seen) == {("fatal", True)}
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    assert os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] == "as the caller has it"
+    assert warnings.filters == filters
+
+
 def test_stopped_by_ctrl_c(run: str, folder: Path, tmp_path: Path) -> None:
     class Stopping(Display):
         def count(self, what: str, done: int, total: int | None) -> None:
@@ -267,7 +334,14 @@ def _end_what_was_left(mark: dict[str, str]) -> None:
                 process.kill()
 
 
-def _rows(path: Path) -> dict[str, tuple[str, int, list[float]]]:
+def _assert_same(found: dict[str, Row], expected: dict[str, Row]) -> None:
+    """But for the last bits of probabilities: units that are cut otherwise are other batches."""
+    assert {path: row[:2] for path, row in found.items()} == {path: row[:2] for path, row in expected.items()}
+    for path, row in found.items():
+        np.testing.assert_allclose(row[2], expected[path][2], rtol=0, atol=1e-6)
+
+
+def _rows(path: Path) -> dict[str, Row]:
     rows = pq.read_table(path).to_pylist()
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     return {row["path"]: (row["label"], row["class_index"], row["probabilities"]) for row in rows}

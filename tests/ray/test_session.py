@@ -27,3 +27,30 @@ def test_another_ray_than_the_one_that_is_up(address: str) -> None:
     with pytest.raises(ResourceError, match=refused), ray_session(address, num_cpus=1):
         pass
     assert ray.is_initialized()
+
+
+TIMED_OUT = "The current node timed out during startup. This could happen because some of the raylet failed to start."
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (
+            None,
+            r"^Ray could not be started on this machine \(The current node timed out .* to start\); try again, later "
+            r"if the machine is busy, or set AUGFT_RAY_TEMP_DIR to another folder, with space and a short path$",
+        ),
+        ("auto", r"^--address auto: The current node timed out .*; start a cluster with `ray start --head`, or leave"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, OSError])
+def test_a_ray_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception], address: str | None, words: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise kind(f"{TIMED_OUT}\nMore of it.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(ResourceError, match=words), ray_session(address, num_cpus=1):
+        pass

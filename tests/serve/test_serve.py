@@ -27,6 +27,7 @@ from small_run import pictures_of_the_test, train_small
 from typer.testing import CliRunner
 
 from augft.cli import app
+from augft.data.picture import MAX_PIXELS as MOST_PIXELS
 from augft.errors import InputError
 from augft.mlflow_model import PictureModel
 
@@ -197,6 +198,12 @@ def test_probes_page_and_metrics(server: Server) -> None:
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert b"<h1>small</h1>" in page
+    for path in ("/healthz", "/readyz", "/"):
+        asked = server.ask("GET", path, token=None)
+        status, headers, body = server.ask("HEAD", path, token=None)
+        assert (status, body) == (200, b""), path
+        assert headers["content-type"] == asked[1]["content-type"]
+        assert headers["content-length"] == str(len(asked[2]))
     before = _metrics(server)
     [content], _ = answers(server, 1)
     for _ in range(3):
@@ -401,12 +408,20 @@ def test_ctrl_c_stops_it_and_leaves_nothing_running(server: Server) -> None:
         (["no-such-run"], "no run there"),
         (["RUN", "--replicas", "none"], "--replicas none: give a number"),
         (["RUN", "--token-env", "NOT_THERE"], "NOT_THERE: there is no such environment variable"),
+        (["RUN", "--token-env", "NOT_ASCII"], "--token-env NOT_ASCII: the token has characters that not every client"),
+        (["RUN", "--token-env", "TWO_LINES"], "--token-env TWO_LINES: the token has characters that not every client"),
+        (
+            ["RUN", "--max-pixels", str(MOST_PIXELS + 1)],
+            "no picture of more than 67108864 is decoded; give fewer",
+        ),
         (["RUN", "--port", "TAKEN"], "Address already in use; give another --port"),
         (["RUN", "--host", "192.0.2.1"], "--host 192.0.2.1"),
     ],
 )
 def test_bad_input_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str) -> None:
     monkeypatch.setattr("augft.serve.start.ray_session", None)
+    monkeypatch.setenv("NOT_ASCII", "gehütet")
+    monkeypatch.setenv("TWO_LINES", "a\nb")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -416,6 +431,7 @@ def test_bad_input_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch, arg
     assert result.exception.exit_code == 2
     assert words in str(result.exception)
     assert "\n" not in str(result.exception)
+    assert "geh" not in str(result.exception)
 
 
 def test_a_body_that_comes_too_slowly_is_given_up(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

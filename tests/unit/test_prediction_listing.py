@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import lzma
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from augft.data.picture import MAX_FILE_BYTES
-from augft.errors import DataError
-from augft.prediction import archives, listing
+from augft.errors import DataError, StorageError
+from augft.prediction import archives, files, listing
 from augft.prediction.listing import Catalogue, Source, max_rows, read_listing, write_listing
 from augft.prediction.source import open_source
 from augft.storage import Storage
@@ -45,6 +47,14 @@ def tar(path: Path, mode: str = "w") -> Path:
     return path
 
 
+def lzma_alone(path: Path) -> Path:
+    """As `xz --format=lzma` and old programs pack: without anything at its start that tells it."""
+    plain = tar(path.with_suffix(""))
+    with lzma.open(path, "wb", format=lzma.FORMAT_ALONE) as file:
+        file.write(plain.read_bytes())
+    return path
+
+
 def zipped(path: Path, method: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in reversed((FILES | OTHERS).items()):
@@ -57,6 +67,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "tar": lambda root: tar(root / "pictures.tar"),
     "tar.gz": lambda root: tar(root / "pictures.tar.gz", "w:gz"),
     "tar.xz": lambda root: tar(root / "pictures.tar.xz", "w:xz"),
+    "tar.bz2": lambda root: tar(root / "pictures.tar.bz2", "w:bz2"),
+    "tar.lzma": lambda root: lzma_alone(root / "pictures.tar.lzma"),
     "zip": lambda root: zipped(root / "pictures.zip"),
     "stored zip": lambda root: zipped(root / "pictures.zip", zipfile.ZIP_STORED),
     "lzma zip": lambda root: zipped(root / "pictures.zip", zipfile.ZIP_LZMA),
@@ -214,6 +226,36 @@ def test_a_file_that_cannot_be_read_is_one_bad_picture(tmp_path: Path) -> None:
     reasons = dict(zip(rows["path"].to_pylist(), rows["reason"].to_pylist(), strict=True))
     assert {name for name, why in reasons.items() if why} == {"b/1.jpg"}
     assert reasons["b/1.jpg"] == "cannot be read (No such file or directory)"
+
+
+def test_a_file_that_vanishes_while_it_is_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = folder(tmp_path / "pictures")
+
+    def vanishing(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        for name, entry in real_walk(root):
+            if name == "b/1.jpg":
+                (root / name).unlink()
+            yield name, entry
+
+    real_walk = files.walk
+    monkeypatch.setattr(files, "walk", vanishing)
+    with pytest.raises(DataError, match=r"pictures/b/1.jpg cannot be read: No such file or directory$"):
+        listed(open_source(str(pictures), 8), tmp_path)
+
+
+def test_whether_the_source_or_the_listing_is_at_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(folder(tmp_path / "pictures")), 8)
+    with pytest.raises(
+        StorageError, match=r"nowhere/listing.arrow: cannot be written: .*; free some space, or set TMPDIR"
+    ):
+        listed(source, tmp_path / "nowhere")
+
+    def failing(_: int) -> Iterator[pa.RecordBatch]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(source, "units", failing)
+    with pytest.raises(DataError, match=r"pictures cannot be read: Input/output error$"):
+        listed(source, tmp_path)
 
 
 def test_a_folder_that_is_gone_is_no_heap_of_bad_pictures(tmp_path: Path) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import bucket_by_uri
 from small_disk import mounted_disk
 
 from augft.errors import ConfigError, RunDirectoryError, RunError, StorageError
 from augft.prediction import result
 from augft.prediction.listing import LISTING, Catalogue
 from augft.prediction.result import Target, put_together
-from augft.prediction.unfinished import Identity, Unfinished, part_name
+from augft.prediction.unfinished import Identity, PredictionLease, Unfinished, lease_uri, part_name
+from augft.run import LEASE
+from augft.storage import Storage
+from augft.train import lease as lease_module
 
 IDENTITY = Identity(source="/pictures", pictures="abc", model="def")
 CLASSES = ("cat", "dog", "eel")
@@ -161,6 +170,74 @@ def test_a_damaged_part_is_told(out: str, listing: Path) -> None:
     assert files(Path(out).parent) == sorted(f"p.parquet.partial/{name}" for name in unfinished.storage.list())
 
 
+# ---- one at a time ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.05)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_who_is_at_it_is_named_and_not_harmed(out: str, listing: Path) -> None:
+    with PredictionLease(out) as lease:
+        unfinished = all_done(out, listing)
+        unfinished.storage.write("assembling-x/ranked", b"")
+        before = files(Path(unfinished.uri))
+        match = rf"--out {out}: another `augft predict` is at it \(process {os.getpid()} on .*\); wait for it, stop it"
+        with pytest.raises(RunDirectoryError, match=match) as caught, PredictionLease(out):
+            pass
+        assert caught.value.exit_code == 2
+        assert files(Path(unfinished.uri)) == before
+        assert not lease.lost
+
+
+@pytest.mark.usefixtures("_quick")
+def test_whoever_was_killed_keeps_nobody_waiting(out: str) -> None:
+    code = (
+        "import os, sys; from augft.prediction.unfinished import PredictionLease\n"
+        "PredictionLease(sys.argv[1]).__enter__(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, out]).returncode == -9
+    assert files(Path(out).parent) == [f"p.parquet.lease/{LEASE}"]
+    said: list[str] = []
+    with PredictionLease(out, said.append) as lease:
+        lease.check()
+    assert said == []
+    assert list(Path(out).parent.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_heartbeat_brings_nothing_back(out: str, listing: Path, place: str) -> None:
+    with bucket_by_uri() if place == "bucket" else nullcontext() as bucket:
+        target = Target(bucket("/p.parquet") if bucket else out)
+        with PredictionLease(target.uri) as lease:
+            put_together(all_done(target.uri, listing), catalogue(), CLASSES, target)
+            time.sleep(0.2)
+            assert Storage(lease_uri(target.uri)).list() == [LEASE]
+            assert not Unfinished(target.uri).storage.exists()
+            lease.check()
+        time.sleep(0.05)
+        assert target.parent.list() == ["p.parquet", "p.rejected.jsonl"]
+
+
+@pytest.mark.usefixtures("_quick")
+def test_whoever_has_lost_it_ends(out: str) -> None:
+    lease = PredictionLease(out)
+    with lease:
+        path = Path(lease_uri(out)) / LEASE
+        for _ in range(500):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"token": "another's"}))
+            time.sleep(0.02)
+            if lease.lost:
+                break
+        with pytest.raises(RunError, match=r"p.parquet: another process has taken over this prediction; this one ends"):
+            lease.check()
+    assert path.exists()
+
+
 # ---- the predictions -------------------------------------------------------------------------------------
 
 
@@ -288,6 +365,7 @@ def test_what_cannot_be_replaced_is_told_before(tmp_path: Path) -> None:
         ("link/p.parquet", ["pictures"], r"p.parquet: lies in .*pictures,"),
         ("all", ["run", "all/pictures"], "all: holds .*all/pictures,"),
         ("p", ["run", "p.partial/pictures"], "p: its .*/p.partial holds .*pictures,"),
+        ("p", ["p.lease"], "p: its .*/p.lease is .*p.lease,"),
         ("p.parquet", ["p.rejected.jsonl"], "p.parquet: its .*p.rejected.jsonl is .*p.rejected.jsonl,"),
         ("run/p.parquet", ["pictures", "run"], r"p.parquet: lies in .*run,"),
         ("pictures.parquet", ["pictures", "pictures-2", "run"], None),
