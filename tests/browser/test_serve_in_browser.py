@@ -189,6 +189,8 @@ CONTRASTS = """
 def test_it_works_by_keyboard_alone(open_page: Any, picture: bytes) -> None:
     seen = open_page()
     page = seen.page
+    # The browser is told to hand over its chooser when somebody listens, and nothing waits until it does so.
+    page.on("filechooser", lambda _: None)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     assert page.locator("#drop").evaluate("drop => getComputedStyle(drop).outlineStyle") == "solid", "focus is seen"
