@@ -84,7 +84,7 @@ def calibrated(
         logits: its answers to `pictures`.
         pictures: what it is judged on.
         fitted: the temperature of least loss on `val`; None: the one that was saved, if there is one.
-        val: what the temperature is fitted on.
+        val: what that temperature is fitted on.
         on_val: whether that is what it is judged on, too.
     """
     seed = subject.run.job.seed
@@ -93,7 +93,7 @@ def calibrated(
         "plain": calibration(logits, pictures.labels, temperature=1.0, seed=seed).to_dict(),
         "scaled": None,
         "saved_temperature": saved,
-        "fitted_on": len(val) if val is not None else None,
+        "fitted_on": len(val) if val is not None and fitted is not None else None,
         "judged_on_the_same": on_val,
     }
     if (temperature := fitted or saved) is not None:

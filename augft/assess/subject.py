@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from augft.assess.look import Pictures
 from augft.augment.draw import IntArray
 from augft.data.pack import pack
 from augft.data.packed import PackedDataset, cache_dir, is_packed, open_packed
-from augft.data.sources import NotForTrainingError
+from augft.data.sources import NotForTrainingError, class_name
 from augft.data.subset import subset
 from augft.errors import DataError, RunDirectoryError, StorageError
 from augft.model import ModelMeta
@@ -202,8 +201,8 @@ def _called(dataset: PackedDataset) -> str:
 
 
 def _matched(subject: Subject, dataset: PackedDataset, split: str, ids: IntArray) -> Pictures:
-    known = {normalize("NFC", name): number for number, name in enumerate(subject.classes)}
-    names = [normalize("NFC", name) for name in dataset.manifest.classes]
+    known = {class_name(name): number for number, name in enumerate(subject.classes)}
+    names = [class_name(name) for name in dataset.manifest.classes]
     if unknown := [name for name in names if name not in known]:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (", …" if len(unknown) > 5 else "")
         raise DataError(

@@ -270,8 +270,8 @@ def _class_folders(path: Place, tree: Tree, for_training: bool) -> Source:
     depth = _wrapping_folders(list(pictures.values()))
     wrapping = next(iter(pictures.values()))[:depth]
     folders = [parts[depth:] for folder in tree.folders if (parts := folder.split("/"))[:depth] == wrapping]
-    split_of = {top: split for top in {p[depth] for p in pictures.values()} if (split := _split_of(top))}
     tops = {parts[depth] for parts in pictures.values()}
+    split_of = {top: split for top in tops if (split := _split_of(top))}
     by_split = tops == split_of.keys() and all(len(p) >= depth + 3 for p in pictures.values())
     if by_split and "train" not in split_of.values() and for_training:
         raise NotForTrainingError(f"{path} has {_listed(tops)} but no train folder with pictures")
@@ -280,20 +280,20 @@ def _class_folders(path: Place, tree: Tree, for_training: bool) -> Source:
         raise DataError(f"{path} mixes {min(mixed)}/<class>/… with {others}: expected only train, val and test")
     if by_split:
         naming = {top for top in tops if split_of[top] == "train"} or tops
-        class_names = {_class_name(parts[1]) for parts in folders if len(parts) >= 2 and parts[0] in naming}
+        class_names = {class_name(parts[1]) for parts in folders if len(parts) >= 2 and parts[0] in naming}
     else:
-        class_names = {_class_name(parts[0]) for parts in folders if parts}
+        class_names = {class_name(parts[0]) for parts in folders if parts}
     classes = tuple(sorted(class_names))
     label_of = {name: label for label, name in enumerate(classes)}
     records = []
     for name, parts in pictures.items():
         if len(parts) < depth + 2:
             raise DataError(f"{path}: picture '{name}' lies in no class folder: move it to one, or remove it")
-        class_name = _class_name(parts[depth + 1] if by_split else parts[depth])
-        if class_name not in label_of:
-            raise DataError(f"{path}: class '{class_name}' of '{name}' is not in train: add it, or remove it")
+        label_name = class_name(parts[depth + 1] if by_split else parts[depth])
+        if label_name not in label_of:
+            raise DataError(f"{path}: class '{label_name}' of '{name}' is not in train: add it, or remove it")
         split = split_of[parts[depth]] if by_split else "train"
-        records.append(Record(split, label_of[class_name], name))
+        records.append(Record(split, label_of[label_name], name))
     records.sort()
     if isinstance(tree, FolderTree | RemoteTree):
         return _of_files(classes, records, _for_others(path))
@@ -333,9 +333,9 @@ def _split_of(folder: str) -> str | None:
     return _SPLIT_OF_FOLDER.get(folder.lower())
 
 
-def _class_name(folder: str) -> str:
+def class_name(written: str) -> str:
     """The same name has the same letters, however a file system composes them."""
-    return unicodedata.normalize("NFC", folder)
+    return unicodedata.normalize("NFC", written)
 
 
 def _listed(names: set[str]) -> str:
