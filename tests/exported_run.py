@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from report_data import make_run
 from sklearn.datasets import load_sample_image
 
 from augft.mlflow_model import PictureModel
 from augft.model import ModelMeta, build_model, find_head, write_model
 from augft.preprocess import Preprocess
+from tests.report_data import make_run
 
 Images = npt.NDArray[np.uint8]
 

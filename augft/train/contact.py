@@ -12,13 +12,15 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from augft.errors import HeadLostError
 
 PULSE_S = 1.0
 _CLOCK_SET_S = 5.0
@@ -92,13 +94,25 @@ class _Listener:
 
 
 class Listener:
-    """The driver's end; the actor ends with it."""
+    """The driver's end. A context manager, with whose block the actor ends.
+
+    To drop the handle would not end it: an actor that is let go of first finishes its calls, and `asked_to_stop` of a
+    run that nobody stopped never is.
+    """
 
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # Each worker holds one call open, the one that waits to be asked to stop.
         actor = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000)(_Listener)
         self.actor = actor.remote()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not issubclass(kind, HeadLostError):  # else there is nobody to tell
+            with suppress(ray.exceptions.RayError):
+                ray.kill(self.actor)
 
     def take(self, timeout_s: float = 60.0) -> Heard:
         """What came in since the last call.

@@ -165,7 +165,6 @@ def _train(
 ) -> None:
     storage = Storage(uri, retry_s=job.run.storage_retry_s, on_retry=shown.say)
     describe_run(storage, job, prepared, hardware=ray.cluster_resources(), placement=vars(placement))
-    listener = Listener()
     assignment = Assignment(
         job=resolved_weights(job),
         policy=prepared.policy,
@@ -174,11 +173,11 @@ def _train(
         threads=placement.cpus_per_worker,
         began_at=began_at,
     )
-    post = Post(assignment, placement.min_actors, placement.max_actors, placement.actor_labels, listener.actor)
-    trainer = _trainer(post, placement)
-    shown.say("starting the training workers")
     incidents = Incidents(Storage(uri))
-    with follow(job.run.trackers, Run(uri), shown.say) as followed:
+    with Listener() as listener, follow(job.run.trackers, Run(uri), shown.say) as followed:
+        post = Post(assignment, placement.min_actors, placement.max_actors, placement.actor_labels, listener.actor)
+        trainer = _trainer(post, placement)
+        shown.say("starting the training workers")
         attendance = Attendance(listener, incidents, lease, job.run.hang_timeout_s, shown, followed.log)
         try:
             summary = attendance.attend(trainer, uri)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_data import make_comparison, make_run, make_search
 
 from augft.report.comparison import comparison_page
 from augft.report.page import write_report
 from augft.report.search import search_page
+from tests.report_data import make_comparison, make_run, make_search
 
 NAMES = ("run", "comparison", "cells", "search")
 WIDTHS = (360, 1400)

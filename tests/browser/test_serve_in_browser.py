@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import pictures_of_the_test, train_small
+
+from tests.small_run import pictures_of_the_test, train_small
 
 pytest.importorskip("python_multipart", reason="pip install 'augft[serve]'")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install 'augft[serve]'")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import ray
 from PIL import Image
-from small_run import train_small
 
 from augft.prediction.predict import Predictions
+from tests.small_run import train_small
 
 
 @pytest.fixture(scope="module")

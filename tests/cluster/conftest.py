@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from driving import AUGFT, train_here
-from ray_hosts import RayHosts, ray_hosts_or_skip
 
 from augft.run import Run
+from tests.cluster.driving import AUGFT, train_here
+from tests.cluster.ray_hosts import RayHosts, ray_hosts_or_skip
 
 NUM_CPUS = 6
 """Of each node, as Ray counts them: after a node is lost, one has to hold two workers and twice two actors."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from hosts import Host
-from ray_hosts import HEAD, RayHosts
 
 from augft.run import Run
+from tests.cluster.hosts import Host
+from tests.cluster.ray_hosts import HEAD, RayHosts
 
 NUM_STEPS = 107
 SAVED_EVERY = 5

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import INTERFACE, Host, Network, NoHostsError
+
+from tests.cluster.hosts import INTERFACE, Host, Network, NoHostsError
 
 HEAD = "head"
 PORT = 6379

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hosts import Network, NoHostsError
+
+from tests.cluster.hosts import Network, NoHostsError
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_hosts_share_a_network_and_files_but_no_disk_and_no_processes(network: N
 
 
 MAKER = """
-from hosts import Network
+from tests.cluster.hosts import Network
 network = Network()
 print(network.folder, network.add("one").pid, flush=True)
 input()
@@ -56,8 +57,8 @@ input()
 
 
 def test_hosts_die_with_the_process_that_made_them(network: Network) -> None:
-    here, pipe = Path(__file__).parent, subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", MAKER], cwd=here, stdin=pipe, stdout=pipe, text=True) as maker:
+    root, pipe = Path(__file__).parents[2], subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", MAKER], cwd=root, stdin=pipe, stdout=pipe, text=True) as maker:
         assert maker.stdout is not None
         folder, pid = maker.stdout.readline().split()
         first = psutil.Process(int(pid))

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from driving import AUGFT, SAVED_EVERY, Driver, drive
-from ray_hosts import HEAD, RayHosts, ray_hosts_or_skip
 
 from augft.augment.actor import Augmenter
 from augft.data.units import chain
@@ -17,6 +15,8 @@ from augft.prepare import prepare
 from augft.run import Run
 from augft.storage import Storage
 from augft.train.checkpoint import Checkpoints
+from tests.cluster.driving import AUGFT, SAVED_EVERY, Driver, drive
+from tests.cluster.ray_hosts import HEAD, RayHosts, ray_hosts_or_skip
 
 CPUS_PER_WORKER = 2
 STOPPED = 130

@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from driving import NUM_STEPS, SAVED_EVERY, Driver, actors_on, assert_same, drive, workers_on
-from ray_hosts import RayHosts
 
 from augft.run import Run
+from tests.cluster.driving import NUM_STEPS, SAVED_EVERY, Driver, actors_on, assert_same, drive, workers_on
+from tests.cluster.ray_hosts import RayHosts
 
 REPETITIONS = int(os.environ.get("AUGFT_FAULTS", "4"))
 VICTIMS = ("worker", "actor", "driver", "node")

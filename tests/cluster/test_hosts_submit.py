@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from driving import APART, AUGFT, JOB_FILE, PATIENCE_S, SMALL, assert_same
-from ray_hosts import RayHosts
-
 from augft.run import Run
+from tests.cluster.driving import APART, AUGFT, JOB_FILE, PATIENCE_S, SMALL, assert_same
+from tests.cluster.ray_hosts import RayHosts
 
 
 def test_a_submitted_job_ends_as_a_local_one(cluster: RayHosts, undisturbed: Run, tmp_path: Path) -> None:

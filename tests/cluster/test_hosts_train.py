@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from driving import APART, SAVED_EVERY, actors_on, assert_same, drive, workers_on
-from ray_hosts import HEAD, RayHosts
-
 from augft.run import Run
+from tests.cluster.driving import APART, SAVED_EVERY, actors_on, assert_same, drive, workers_on
+from tests.cluster.ray_hosts import HEAD, RayHosts
 
 
 def test_a_lost_head_ends_the_run_and_a_new_one_goes_on_with_it(cluster: RayHosts, undisturbed: Run) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import SAVED_EVERY, Driver, assert_same
 
 from augft.run import Run
+from tests.cluster.driving import SAVED_EVERY, Driver, assert_same
 
 # In a process of its own: Ray reads its token once, and this process may have read another.
 TWO_NODES = """

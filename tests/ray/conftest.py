@@ -1,17 +1,31 @@
-"""One local Ray for all tests here: starting one takes longer than most of them."""
+"""One local Ray for all tests here, and for no others: starting one takes longer than most of them."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from augft.train.session import ray_session
 
+_RAYS_OWN = {
+    "ray::ActorLocationTracker",
+    "ray::DashboardAgent",
+    "ray::IDLE",
+    "ray::IDLE_RestoreWorker",
+    "ray::IDLE_SpillWorker",
+    "ray::RuntimeEnvAgent",
+    "ray::_AutoscalingCoordinatorActor",
+    "ray::_StatsActor",
+}
+"""Processes that Ray keeps for itself as long as it is up."""
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="package")
 def local_ray() -> Iterator[None]:
     # Ray's sockets live in its folder, and a socket's path has to be short.
     folder = tempfile.mkdtemp(prefix="aray", dir="/tmp")
@@ -22,3 +36,25 @@ def local_ray() -> Iterator[None]:
                 yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_actor_is_left() -> Iterator[None]:
+    """A Ray outlives what runs on it: what a command starts there, it ends."""
+    yield
+    deadline = time.monotonic() + 30
+    while left := _actors():
+        assert time.monotonic() < deadline, f"still running on Ray after these tests: {left}"
+        time.sleep(0.2)
+
+
+def _actors() -> list[str]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = process.cmdline()[0]
+        except (psutil.Error, IndexError):
+            continue
+        if title.startswith("ray::") and title.partition(".")[0] not in _RAYS_OWN:
+            found.append(title)
+    return sorted(found)

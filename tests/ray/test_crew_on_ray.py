@@ -69,6 +69,7 @@ def _makers(seconds: float, busy_s: float) -> list[int]:
         waited.set.remote(total)
         time.sleep(busy_s)
     batches.close()
+    ray.kill(waited)
     return makers
 
 

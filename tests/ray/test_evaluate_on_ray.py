@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from evaluated_run import make_run
 from rich.console import Console
 
 from augft.assess import assess as module
@@ -23,6 +22,7 @@ from augft.data.packed import open_packed
 from augft.display import Display
 from augft.errors import ResourceError
 from augft.train.visibility import Files
+from tests.evaluated_run import make_run
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import psutil
 import pytest
-from object_store import Line, s3_server
 from pyarrow import fs
-from small_disk import mounted_disk
 
 from augft.config import Job, load_job_text
 from augft.errors import StorageError
 from augft.run import INCIDENTS, Run
 from augft.storage import Storage
 from augft.train.launch import train
+from tests.object_store import Line, s3_server
+from tests.small_disk import mounted_disk
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from object_store import bucket_by_uri
 from PIL import Image
 from ray import cloudpickle
 
@@ -23,6 +22,7 @@ from augft.data.packed import open_packed
 from augft.data.portions import Files, Picture
 from augft.errors import DataError, ResourceError
 from augft.storage import Storage
+from tests.object_store import bucket_by_uri
 
 # Workers do not find test modules by name.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -20,12 +20,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_store import bucket_by_uri
 from PIL import Image
 from pyarrow import fs
 from rich.console import Console
-from small_disk import mounted_disk
-from small_run import train_small
 
 from augft.data.picture import to_pixels
 from augft.display import Display
@@ -35,6 +32,9 @@ from augft.prediction.predict import Predictions, predict
 from augft.prediction.unfinished import Unfinished
 from augft.predictor import Predictor
 from augft.saved import read_saved
+from tests.object_store import bucket_by_uri
+from tests.small_disk import mounted_disk
+from tests.small_run import train_small
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from event_files import scalars
 
 from augft.config import load_job_text
 from augft.train.launch import train
 from augft.train.trackers.contents import metrics
+from tests.event_files import scalars
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

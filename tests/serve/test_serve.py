@@ -23,13 +23,13 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from small_run import pictures_of_the_test, train_small
 from typer.testing import CliRunner
 
 from augft.cli import app
 from augft.data.picture import MAX_PIXELS as MOST_PIXELS
 from augft.errors import InputError
 from augft.mlflow_model import PictureModel
+from tests.small_run import pictures_of_the_test, train_small
 
 pytest.importorskip("python_multipart", reason="pip install 'augft[serve]'")
 pytest.importorskip("ray.serve", reason="pip install 'augft[serve]'")

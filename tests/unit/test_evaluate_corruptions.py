@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import hendrycks
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from augft.assess.corrupt import CORRUPTIONS, GROUPS, SEVERITIES, corrupt
 from augft.assess.corrupt.noise import GAUSSIAN, IMPULSE, SHOT
 from augft.assess.corrupt.weather import FROST
+from tests.unit import hendrycks
 
 GROWING = sorted(CORRUPTIONS.keys() - {"elastic_transform", "frost", "glass_blur"})
 """In the benchmark's strengths of the others one thing grows while another shrinks."""

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from evaluated_run import make_run
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
@@ -43,6 +42,7 @@ from augft.report.assessment import render, tables
 from augft.report.page import write_report
 from augft.train.progress import LOSS_UNIT, MAX_LOSS
 from augft.train.ranks import Ranks
+from tests.evaluated_run import make_run
 
 CPU = torch.device("cpu")
 ALL = Wanted(tta="digits", tta_copies=3)

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from exported_run import CALLS, CLASSES, MEAN, assert_agree, card_call, card_lines, expected, make_model_run
-from report_data import make_run
 from typer.testing import CliRunner
 
 from augft.cli import app
@@ -27,6 +25,8 @@ from augft.export.write import export
 from augft.model import build_model, load_saved
 from augft.saved import SavedModel, read_saved
 from augft.storage import Storage
+from tests.exported_run import CALLS, CLASSES, MEAN, assert_agree, card_call, card_lines, expected, make_model_run
+from tests.report_data import make_run
 
 Images = npt.NDArray[np.uint8]
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported_run import CALLS, Images, card_call, expected, in_batches, make_model_run, most_apart, photo_parts
 from PIL import Image
-from report_data import make_run
 
 from augft.export.formats import SUFFIXES
 from augft.export.write import export
 from augft.model import ModelMeta, build_model, write_model
 from augft.model.files import model_to_bytes, tensors_from_bytes
+from tests.exported_run import CALLS, Images, card_call, expected, in_batches, make_model_run, most_apart, photo_parts
+from tests.report_data import make_run
 
 NUM_PICTURES = int(os.environ.get("AUGFT_EXPORT_PICTURES", "12"))
 QUICK = {"mobilenet_v3_small": 32, "squeezenet1_1": 32, "regnet_y_400mf": 32}

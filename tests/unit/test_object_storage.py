@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_store import Line, bucket_of_test, s3_server
 from PIL import Image
 
 from augft.cli import main
@@ -34,6 +33,7 @@ from augft.errors import DataError, RunDirectoryError, StorageError
 from augft.prepare import prepare
 from augft.storage import Storage, extend_uri
 from augft.train.visibility import marked
+from tests.object_store import Line, bucket_of_test, s3_server
 
 OUTAGE_S = float(os.environ.get("AUGFT_TEST_OUTAGE_S", "8"))
 """Longer than the six seconds that pyarrow itself tries again."""

@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_disk import mounted_disk
 
 from augft.data import assemble, pack, parts, shards
 from augft.data.pack import pack as pack_source
 from augft.data.packed import open_packed
 from augft.data.split import carve, few_labels
 from augft.errors import DataError, StorageError
+from tests.small_disk import mounted_disk
 
 
 @pytest.fixture(autouse=True)

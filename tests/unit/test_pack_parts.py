@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_disk import mounted_disk
 
 from augft.data import encoded, encoded_parts, parts, shards
 from augft.data.pack import pack
 from augft.data.packed import open_packed
 from augft.data.work import Threads
 from augft.errors import DataError, RunError, StorageError
+from tests.small_disk import mounted_disk
 
 SIZE, NUM_PER_CLASS = 6, 20
 SHARD_ROWS = 8

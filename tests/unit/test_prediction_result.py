@@ -14,8 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_store import bucket_by_uri
-from small_disk import mounted_disk
 
 from augft.errors import ConfigError, RunDirectoryError, RunError, StorageError
 from augft.prediction import result
@@ -25,6 +23,8 @@ from augft.prediction.unfinished import Identity, PredictionLease, Unfinished, l
 from augft.run import LEASE
 from augft.storage import Storage
 from augft.train import lease as lease_module
+from tests.object_store import bucket_by_uri
+from tests.small_disk import mounted_disk
 
 IDENTITY = Identity(source="/pictures", pictures="abc", model="def")
 CLASSES = ("cat", "dog", "eel")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_data import change, make_run
 from rich.console import Console
 from scipy import stats
 
@@ -27,6 +26,7 @@ from augft.report.mistakes import data_uri
 from augft.report.page import wilson, write_report
 from augft.report.plots import Series, line_chart
 from augft.report.svg import HEIGHT, WIDTH
+from tests.report_data import change, make_run
 
 HOSTILE = "<script>alert('7')</script>"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_data import CLASSES, NUM_EPOCHS, SKILLS, make_comparison, make_search
 
 from augft.augment.policy import Policy
 from augft.errors import RunDirectoryError
@@ -23,6 +22,7 @@ from augft.report.forest import forest_plot
 from augft.report.search import search_page, write_search_report
 from augft.report.svg import WIDTH
 from augft.report.timeline import spans_of
+from tests.report_data import CLASSES, NUM_EPOCHS, SKILLS, make_comparison, make_search
 
 HOSTILE = "</title></script><script>alert('7')</script><img src=x onerror=alert(8)>"
 

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from small_disk import mounted_disk
 
 from augft.errors import RunDirectoryError, StorageError
 from augft.storage import Storage, extend_uri, place
+from tests.small_disk import mounted_disk
 
 
 @pytest.fixture

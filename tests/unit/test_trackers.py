@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from event_files import scalars, values
-from object_store import s3_server
 from PIL import Image
 from pyarrow import fs
 
@@ -33,6 +31,8 @@ from augft.train.solo import run_alone
 from augft.train.trackers import check_trackers, follow
 from augft.train.trackers.contents import metrics, parameters, reason
 from augft.train.trackers.follow import Followed
+from tests.event_files import scalars, values
+from tests.object_store import s3_server
 
 JOB = """
 name: tracked

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_store import bucket_of_test, s3_server
 from scipy.stats import chisquare
 
 from augft.augment.actor import Augmenter
@@ -35,6 +34,7 @@ from augft.errors import DataError, Stopped
 from augft.prepare import mixing_advice, plan_of, prepare, prepare_packed
 from augft.run import Run
 from augft.train.solo import run_alone
+from tests.object_store import bucket_of_test, s3_server
 
 ITEM_FIELDS = ("epoch", "sample", "copy", "augmented")
 
