@@ -353,7 +353,8 @@ def evaluate(
 def predict(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     source: Annotated[
-        str, typer.Argument(help="Pictures: a folder, an archive, Parquet, a packed set; a path or a URI as s3://…")
+        str,
+        typer.Argument(help="A folder of pictures, a picture, an archive, Parquet, a packed set; also a URI as s3://…"),
     ],
     out: Annotated[
         str, typer.Option(help="A file ending in .parquet, or else a folder of them; a path or a URI as s3://…")

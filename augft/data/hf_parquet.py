@@ -3,14 +3,15 @@
 Splits are told by a word of the file name (`train-00000-of-00001.parquet`) or by folder (`train/0000.parquet`). The
 picture column is `image` or `img`, a struct with `bytes` or plain binary; the label column is the first there is of
 `label`, `labels`, `fine_label`. Class names come from the schema's `huggingface` metadata or from labels that
-are text; else they are numbers. Files lie on a disk or, under a URI, on an object store.
+are text; else they are numbers. Files lie on a disk or, under a URI, on an object store. Files without a picture column
+beside picture files, as a `metadata.parquet`, are tables about these, and no source.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augft.data.packed import set_files
+from augft.data.picture import is_picture
 from augft.data.tree import open_tree
 from augft.errors import DataError
 from augft.storage import Place, extend_uri
@@ -46,7 +48,7 @@ def find(path: Place, names: Collection[str] | None = None) -> dict[Place, str]:
     if isinstance(path, str) and path.partition("?")[0].endswith(".parquet"):
         return {path: "train"}
     below = open_tree(path).files if names is None else names
-    files = sorted(PurePosixPath(name) for name in below if name.endswith(".parquet"))
+    files = sorted(PurePosixPath(name) for name in files_of_pictures(path, below))
     splits = {_below(path, file): _split_of(file) for file in files}
     if not any(splits.values()):
         return dict.fromkeys(splits, "train")
@@ -54,6 +56,28 @@ def find(path: Place, names: Collection[str] | None = None) -> dict[Place, str]:
         if split is None:
             raise DataError(f"{place} tells no split: name it train-…, val-… or test-….parquet")
     return {place: split for place, split in splits.items() if split is not None}
+
+
+def files_of_pictures(path: Place, names: Iterable[str]) -> list[str]:
+    """Those of the files below a folder that are Parquet; none where they are tables about pictures beside them.
+
+    Raises:
+        DataError: a file is damaged.
+        StorageError: an object store fails.
+    """
+    found, beside_pictures = [], False
+    for name in names:
+        if name.endswith(".parquet"):
+            found.append(name)
+        beside_pictures = beside_pictures or is_picture(name)
+    if beside_pictures and not any(_has_pictures(_below(path, PurePosixPath(name))) for name in found):
+        return []
+    return found
+
+
+def _has_pictures(file: Place) -> bool:
+    with opened(file) as parquet:
+        return any(name in parquet.schema_arrow.names for name in _IMAGE_COLUMNS)
 
 
 def _below(path: Place, file: PurePosixPath) -> Place:

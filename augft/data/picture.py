@@ -9,6 +9,7 @@ same as resizing the shorter side and cropping the centre, without making the pa
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -24,7 +25,7 @@ UInt8Array = npt.NDArray[np.uint8]
 MAX_PIXELS = 64 * 2**20
 MAX_FILE_BYTES = 256 * 2**20
 
-SUFFIXES = frozenset(
+_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
     # Kinds that are not read: they are rejected by name, and not passed over.
@@ -56,6 +57,11 @@ class TooLargeError(BadPictureError):
 
 class NoPictureError(BadPictureError):
     """Not a picture of a kind that is read."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is one, by the ending of its name."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def to_pixels(picture: bytes | UInt8Array, image_size: int | None, *, max_pixels: int = MAX_PIXELS) -> UInt8Array:

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from augft.data import hf_parquet
 from augft.data.packed import cache_dir
-from augft.data.picture import SUFFIXES
+from augft.data.picture import is_picture
 from augft.data.portions import Files, Picture, Portion, Rows, loaded
 from augft.data.split import carve
 from augft.data.tree import FolderTree, RemoteTree, Tree, open_tree, tree_digest
@@ -264,7 +264,7 @@ def _cifar(path: Place, tree: Tree) -> Source:
 
 def _class_folders(path: Place, tree: Tree, for_training: bool) -> Source:
     """`train/<class>/…` with `val/` and `test/`, or flat `<class>/…`; also inside of one outer folder."""
-    pictures = {name: name.split("/") for name in tree.files if os.path.splitext(name)[1].lower() in SUFFIXES}
+    pictures = {name: name.split("/") for name in tree.files if is_picture(name)}
     if not pictures:
         raise DataError(f"{path} holds no pictures: expected train/<class>/*.jpg or <class>/*.jpg")
     depth = _wrapping_folders(list(pictures.values()))

@@ -28,10 +28,10 @@ import numpy as np
 import pyarrow as pa
 
 from augft.data.packed import set_files
-from augft.data.picture import MAX_FILE_BYTES
+from augft.data.picture import MAX_FILE_BYTES, is_picture
 from augft.data.tree import CANNOT_UNPACK, Names, WholeTar, is_damage, reading, refused
 from augft.errors import DataError
-from augft.prediction.files import is_picture, table_of
+from augft.prediction.files import table_of
 from augft.prediction.listing import as_table, by_name, cut
 from augft.storage import place
 

@@ -1,4 +1,4 @@
-"""A folder of picture files, on a disk or an object store."""
+"""Picture files, below a folder or one by itself, on a disk or an object store."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
-from augft.data.picture import MAX_FILE_BYTES, SUFFIXES
+from augft.data.packed import set_files
+from augft.data.picture import MAX_FILE_BYTES, is_picture
 from augft.data.tree import UnreadableError, is_noise, read_files, reading, shown, walk
 from augft.prediction.listing import as_table, by_name, cut
-from augft.storage import place, reason
+from augft.storage import Place, place, reason
 
 _SCHEMA = pa.schema([("name", pa.large_binary()), ("size", pa.int64()), ("modified", pa.int64())])
 _OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
-
-
-def is_picture(name: str) -> bool:
-    """By its suffix."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def table_of(names: pa.Array, contents: Iterable[bytes | str]) -> pa.Table:
@@ -41,7 +38,7 @@ def table_of(names: pa.Array, contents: Iterable[bytes | str]) -> pa.Table:
 
 
 class Folder:
-    """Picture files below a folder, at any depth, sorted by name.
+    """All picture files below a folder, at any depth, sorted by name.
 
     Args:
         where: a path or a URI.
@@ -70,13 +67,48 @@ class Folder:
 
     def read(self, units: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         """See `Source`."""
-        root = place(self.where)
+        root = self._root()
         for unit in units:
             names = [os.fsdecode(name) for name in unit["name"].to_pylist()]
             if isinstance(root, Path):
                 yield table_of(unit["name"], _contents(root, names))
             else:
                 yield table_of(unit["name"], (content for _, content in read_files(root, names)))
+
+    def _root(self) -> Place:
+        """What names are below of."""
+        return place(self.where)
+
+
+class OnePicture(Folder):
+    """A picture file by itself.
+
+    Args:
+        where: a path or a URI.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnePicture, (self.where,)
+
+    def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
+        """See `Source`."""
+        _, name = _split(place(self.where))
+        return cut(as_table([(os.fsencode(name), *set_files(self.where).stamp())], _SCHEMA), max_rows)
+
+    def _root(self) -> Place:
+        return _split(place(self.where))[0]
+
+
+def _split(picture: Place) -> tuple[Place, str]:
+    """The folder of a picture file, and its name there."""
+    if isinstance(picture, Path):
+        return picture.parent, picture.name
+    path, mark, options = picture.partition("?")
+    folder, _, name = path.rpartition("/")
+    return folder + mark + options, unquote(name)
 
 
 def _on_disk(root: Path) -> Iterator[tuple[bytes, int, int]]:

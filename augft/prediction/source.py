@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
+from augft.data.hf_parquet import files_of_pictures
 from augft.data.pack import pack
 from augft.data.packed import is_packed, set_files
+from augft.data.picture import is_picture
 from augft.data.tree import is_noise, reading, walk
 from augft.errors import DataError
 from augft.prediction.archives import open_archive
-from augft.prediction.files import Folder
+from augft.prediction.files import Folder, OnePicture
 from augft.prediction.listing import Source
 from augft.prediction.tables import Packed, ParquetFiles
 from augft.storage import place
@@ -19,8 +20,8 @@ _BUILT_IN = ("digits", "cifar10")
 
 
 def open_source(named: str, picture_size: int) -> Source:
-    """What a person names: a folder of pictures or of Parquet files, an archive, a Parquet file, a packed set, each a
-    path or a URI; `digits` or `cifar10`.
+    """What a person names: a folder of pictures or of Parquet files, a picture, an archive, a Parquet file, a packed
+    set, each a path or a URI; `digits` or `cifar10`.
 
     Args:
         named: the source.
@@ -35,8 +36,8 @@ def open_source(named: str, picture_size: int) -> Source:
         where = where.absolute()
         if not where.exists():
             raise DataError(
-                f"source '{named}' does not exist: give the path or URI of a folder of pictures, an archive, a Parquet "
-                f"file or a packed set"
+                f"source '{named}' does not exist: give the path or URI of a folder of pictures, a picture, an "
+                f"archive, a Parquet file or a packed set"
             )
     text = str(where)
     if is_packed(where):
@@ -45,21 +46,24 @@ def open_source(named: str, picture_size: int) -> Source:
         return _on_disk(where, text)
     files = set_files(where)
     if listed := files.walk():
-        parquet = _parquet(name for name, info in listed.items() if info.is_file and not is_noise(name))
-        return ParquetFiles(text, parquet) if parquet else Folder(text, listed)
+        parquet = files_of_pictures(
+            text, (name for name, info in listed.items() if info.is_file and not is_noise(name))
+        )
+        return ParquetFiles(text, tuple(parquet)) if parquet else Folder(text, listed)
     if not files.exists():
         raise DataError(f"source '{named}' does not exist, or holds nothing; give another")
-    return ParquetFiles(text, ()) if text.partition("?")[0].endswith(".parquet") else open_archive(text)
+    name = text.partition("?")[0]
+    if is_picture(name):
+        return OnePicture(text)
+    return ParquetFiles(text, ()) if name.endswith(".parquet") else open_archive(text)
 
 
 def _on_disk(where: Path, text: str) -> Source:
     if where.is_dir():
-        parquet = _parquet(name for name, entry in walk(where) if entry.is_file())
-        return ParquetFiles(text, parquet) if parquet else Folder(text)
+        parquet = files_of_pictures(where, (name for name, entry in walk(where) if entry.is_file()))
+        return ParquetFiles(text, tuple(parquet)) if parquet else Folder(text)
+    if is_picture(where.name):
+        return OnePicture(text)
     with reading(where), where.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     return ParquetFiles(text, ()) if is_parquet else open_archive(text)
-
-
-def _parquet(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name.endswith(".parquet"))

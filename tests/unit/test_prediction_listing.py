@@ -7,9 +7,11 @@ import gzip
 import io
 import lzma
 import os
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from augft.prediction import archives, files, listing
 from augft.prediction.listing import Catalogue, Source, max_rows, read_listing, write_listing
 from augft.prediction.source import open_source
 from augft.storage import Storage
+from tests.object_store import bucket_by_uri
 
 FILES = {
     f"{folder}{number}.jpg": f"{folder}{number}".encode() * 9 for folder in ("", "b/", "a/deep/") for number in range(5)
@@ -201,6 +204,35 @@ def test_parquet_is_read_by_row_groups(tmp_path: Path) -> None:
     first = next(iter(alone.read(read_listing(Storage(tmp_path), [0])))) if listed(alone, tmp_path) else None
     assert first is not None
     assert first["path"][0].as_py() == "b.parquet#000000000"
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_picture_by_itself(tmp_path: Path, place: str) -> None:
+    (tmp_path / "others").mkdir()
+    for name in ("a 100% cat.JPG", "b.jpg"):
+        (tmp_path / "others" / name).write_bytes(name.encode())
+    with bucket_by_uri() if place == "bucket" else nullcontext() as bucket:
+        if bucket:
+            Storage(bucket("")).write("b.jpg", b"b.jpg")
+            Storage(bucket("")).write("a 100% cat.JPG", b"a 100% cat.JPG")
+        where = bucket("/a%20100%25%20cat.JPG") if bucket else str(tmp_path / "others" / "a 100% cat.JPG")
+        source = pickle.loads(pickle.dumps(open_source(where, 8)))
+        catalogue = listed(source, tmp_path)
+        rows = read_all(source, tmp_path, catalogue.goes(frozenset()))[0]
+        missing = bucket("/none.jpg") if bucket else str(tmp_path / "none.jpg")
+        with pytest.raises(DataError, match="does not exist"):
+            open_source(missing, 8)
+    assert source.where == where
+    assert rows["path"].to_pylist() == ["a 100% cat.JPG"]
+    assert rows["content"].to_pylist() == [b"a 100% cat.JPG"]
+
+
+def test_a_table_about_pictures_is_passed_over(tmp_path: Path) -> None:
+    pictures = folder(tmp_path / "pictures")
+    pq.write_table(pa.table({"file_name": sorted(FILES)}), pictures / "metadata.parquet")
+    assert listed(open_source(str(pictures), 8), tmp_path).num_pictures == len(FILES)
+    pq.write_table(pa.table({"image": [b"jpeg"] * 2}), pictures / "metadata.parquet")
+    assert listed(open_source(str(pictures), 8), tmp_path).num_pictures == 2
 
 
 def test_a_packed_set_keeps_its_ids(tmp_path: Path, digits: Path) -> None:

@@ -651,6 +651,19 @@ def test_labels_out_of_range(tmp_path: Path, labels: list[object], names: list[s
         open_source(str(path))
 
 
+def test_a_table_about_pictures_is_no_source(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "dog/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    pq.write_table(pa.table({"file_name": ["cat/1.jpg", "dog/1.jpg"], "label": [0, 1]}), tmp_path / "metadata.parquet")
+    assert open_source(str(tmp_path)).classes == ("cat", "dog")
+    pq.write_table(pa.table({"image": [b""] * 3, "label": ["eel", "fox", "gnu"]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"metadata.parquet tells no split"):
+        open_source(str(tmp_path))
+    (tmp_path / "metadata.parquet").unlink()
+    assert open_source(str(tmp_path)).classes == ("eel", "fox", "gnu")
+
+
 def test_parquet_that_is_damaged_or_holds_no_pictures(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", [png(), png()], [0, 1])
     path.write_bytes(path.read_bytes()[:-20])
