@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partialmethod
 
 import psutil
 import pytest
+from ray._private.parameter import RayParams
 
 from augft.train.session import ray_session
 
@@ -32,6 +35,9 @@ def local_ray() -> Iterator[None]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AUGFT_RAY_TEMP_DIR", folder)
+            # Any port: the usual one is for a Ray that a test starts beside this, which would try for it for 4 s.
+            init = partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
+            patch.setattr(RayParams, "__init__", init)
             with ray_session(None, num_cpus=8):
                 yield
     finally:
@@ -41,20 +47,22 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def _no_actor_is_left() -> Iterator[None]:
     """A Ray outlives what runs on it: what a command starts there, it ends."""
+    before = _actors().keys()
     yield
     deadline = time.monotonic() + 30
-    while left := _actors():
-        assert time.monotonic() < deadline, f"still running on Ray after these tests: {left}"
+    while left := {actor: title for actor, title in _actors().items() if actor not in before}:
+        assert time.monotonic() < deadline, f"still running on Ray after these tests: {sorted(left.values())}"
+        gc.collect()  # handles of what a test has let go of
         time.sleep(0.2)
 
 
-def _actors() -> list[str]:
-    found = []
+def _actors() -> dict[psutil.Process, str]:
+    found = {}
     for process in psutil.Process().children(recursive=True):
         try:
             title = process.cmdline()[0]
         except (psutil.Error, IndexError):
             continue
         if title.startswith("ray::") and title.partition(".")[0] not in _RAYS_OWN:
-            found.append(title)
-    return sorted(found)
+            found[process] = title
+    return found
