@@ -262,6 +262,7 @@ def make_search(algorithm: str = "pbt") -> dict[str, Any]:
         "trials": trials,
         "proxy": {
             "num_policies": 6,
+            "stopped_early": 2,
             "spearman": 0.77,
             "low": -0.1,
             "high": 0.97,

@@ -140,18 +140,23 @@ def _proxy(
     ledger: Ledger, chosen: Trial, race: Mapping[str, Any], checks: Mapping[str, float], confidence: float
 ) -> dict[str, Any]:
     """Whether the small task ranks policies as the whole one does, by validation on both."""
-    small = {trial.name: trial.val_top1 for trial in ledger.trials if trial.name is not None}
-    small["found"] = chosen.val_top1
-    points = [
-        {"name": policy["name"], "proxy": small[policy["name"]], "full": policy["val_top1"]}
-        for policy in race["cells"][0]["policies"]
-        if small.get(policy["name"]) is not None and policy["val_top1"] is not None
-    ]
-    points += [{"name": f"trial {key}", "proxy": ledger[key].val_top1, "full": full} for key, full in checks.items()]
+    trials = {trial.name: trial for trial in ledger.trials if trial.name is not None} | {"found": chosen}
+    full = {policy["name"]: policy["val_top1"] for policy in race["cells"][0]["policies"]}
+    ranked = [(name, trials[name], score) for name, score in full.items() if name in trials]
+    ranked += [(f"trial {key}", ledger[key], score) for key, score in checks.items()]
+    ranked = [(name, trial, score) for name, trial, score in ranked if trial.history and score is not None]
+    points = [{"name": name, "proxy": trial.val_top1, "full": score} for name, trial, score in ranked]
     spearman, low, high = rank_correlation(
         [point["proxy"] for point in points], [point["full"] for point in points], confidence
     )
-    return {"num_policies": len(points), "spearman": spearman, "low": low, "high": high, "points": points}
+    return {
+        "num_policies": len(points),
+        "stopped_early": sum(trial.status == "stopped early" for _, trial, _ in ranked),
+        "spearman": spearman,
+        "low": low,
+        "high": high,
+        "points": points,
+    }
 
 
 def _history(
@@ -222,11 +227,17 @@ def _text(
         ends = "" if proxy["low"] is None else f" ({proxy['low']:.2f} to {proxy['high']:.2f})"
         sentences.append(
             f"The trials' task ranks {proxy['num_policies']} policies like the whole task with a rank correlation of "
-            f"{proxy['spearman']:.2f}{ends}."
+            f"{proxy['spearman']:.2f}{ends}{_early(proxy['stopped_early'])}."
         )
     if chosen.overrides:
         sentences.append(f"The search also set {', '.join(chosen.overrides)}; the baselines kept the job's own.")
     return " ".join(sentences)
+
+
+def _early(number: int) -> str:
+    return (
+        f"; {number} of them, stopped early, with what {'it' if number == 1 else 'they'} had reached" if number else ""
+    )
 
 
 def _list(names: list[str]) -> str:

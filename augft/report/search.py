@@ -191,7 +191,9 @@ def _correlation(proxy: dict[str, Any]) -> str:
         return ""
     interval = f" (interval {_two(low)} to {_two(high)})" if low is not None and high is not None else ""
     policies = f" over {text.count(num)} policies" if (num := number(proxy.get("num_policies"))) else ""
-    return f"Spearman’s rank correlation{policies}: {_two(rho)}{interval}."
+    early = number(proxy.get("stopped_early"))
+    said = f" Trials that were stopped early, {early:.0f} of them, count with what they had reached." if early else ""
+    return f"Spearman’s rank correlation{policies}: {_two(rho)}{interval}.{said}"
 
 
 def _two(value: float) -> str:

@@ -115,6 +115,8 @@ def test_a_search_from_its_start_to_its_end(tmp_path: Path) -> None:
         assert duel["text"]
     proxy = found["proxy"]
     assert proxy["num_policies"] == len(proxy["points"]) == 4
+    [checked] = [trials[point["name"].split()[1]] for point in proxy["points"] if point["name"].startswith("trial ")]
+    assert proxy["stopped_early"] == (checked["status"] == "stopped early")
     assert proxy["points"][0] == {
         "name": "found",
         "proxy": chosen["val_top1"],

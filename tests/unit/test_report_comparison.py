@@ -383,7 +383,8 @@ def test_a_search_shows_its_trials_and_what_it_found(tmp_path: Path, algorithm: 
         assert row[1] == text.signed(100 * duel["difference"])
     best = page.tables["The best so far, as a table"][-1]
     assert best[3] == f"{max(100 * (trial['val_top1'] or 0) for trial in search['trials']):.1f}"
-    assert "Spearman’s rank correlation over 6 policies: 0.77 (interval −0.10 to 0.97)." in page.text
+    assert "Spearman’s rank correlation over 6 policies: 0.77 (interval −0.10 to 0.97). " in page.text
+    assert "Trials that were stopped early, 2 of them, count with what they had reached." in page.text
     assert ("What was in force when" in page.text) == (algorithm == "pbt")
 
 
