@@ -54,15 +54,15 @@ def _ask(waited: Any) -> Any:
     return waited.get.remote()
 
 
-def _makers(seconds: float, busy_s: float) -> list[int]:
-    """Who made each unit that a reader took, which is busy for some time with each."""
+def _makers(seconds: float, busy_s: float, enough: int | None = None) -> list[int]:
+    """Who made each unit that a reader took, which is busy for some time with each; until so many have made some."""
     waited = ray.remote(num_cpus=0)(Waited).remote()
     plan = Plan(10_000, seed=0, epochs=100, global_batch_size=10)
     pool = stream.Pool(Slow, {}, 1, 3, row_bytes=12, unit_rows=10, ask_waited=partial(_ask, waited))
     batches = stream.batches(plan, pool, cursor=0, rank=0, world_size=1, broadcast=lambda value: value)
     makers: list[int] = []
     total, end = 0.0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and len(set(makers)) != enough:
         begin = time.monotonic()
         makers.append(int(next(batches).sample_ids[0]))
         total += (time.monotonic() - begin) if len(makers) > 1 else 0.0
@@ -74,8 +74,8 @@ def _makers(seconds: float, busy_s: float) -> list[int]:
 
 
 def test_a_crew_that_is_too_small_grows() -> None:
-    makers = _makers(seconds=40, busy_s=UNIT_S / 3)
-    assert len(set(makers)) > 1
+    makers = _makers(seconds=120, busy_s=UNIT_S / 3, enough=2)
+    assert len(set(makers)) == 2
     assert len(set(makers[:8])) == 1, "it begins with the fewest"
 
 
