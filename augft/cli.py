@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from augft.errors import AugftError, ConfigError, RunError
+from augft.errors import AugftError, ConfigError, HeadLostError, RunError
 
 app = typer.Typer(
     name="augft",
@@ -576,6 +577,11 @@ def main() -> None:
         code = app(prog_name="augft", standalone_mode=False)
     except AugftError as error:
         typer.echo(f"augft: {error}", err=True)
+        if isinstance(error, HeadLostError):
+            # Ray would take leave of the head as this process ends, and wait two minutes for its answer.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except _USAGE_ERROR as error:
         if message := " ".join(error.format_message().split()):  # empty after a help that nobody asked for

@@ -137,13 +137,13 @@ class Driver:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def end(self) -> int:
+    def end(self, patience_s: float = PATIENCE_S) -> int:
         """Wait for the exit code."""
         try:
-            return self._process.wait(PATIENCE_S)
+            return self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"the run has not ended after {PATIENCE_S:g} s\n{self.log}") from None
+            raise AssertionError(f"the run has not ended after {patience_s:g} s\n{self.log}") from None
 
     def finish(self) -> Run:
         """Wait for a run that ends well."""
