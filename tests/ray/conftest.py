@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,8 +48,9 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def _no_actor_is_left() -> Iterator[None]:
     """A Ray outlives what runs on it: what a command starts there, it ends."""
-    before = _actors().keys()
+    before, handler = _actors().keys(), signal.getsignal(signal.SIGINT)
     yield
+    signal.signal(signal.SIGINT, handler)  # a bare trainer leaves its own, which holds its controller
     deadline = time.monotonic() + 30
     while left := {actor: title for actor, title in _actors().items() if actor not in before}:
         assert time.monotonic() < deadline, f"still running on Ray after these tests: {sorted(left.values())}"

@@ -1,4 +1,4 @@
-"""Every file in jobs/ is a job: it trains for two steps on the digits."""
+"""Every file in jobs/ is a job: it trains for two steps on the digits, one of several workers on Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from augft.config import load_job
+from augft.run import Run
 from augft.train.launch import train
+from augft.train.solo import run_alone
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -22,6 +24,12 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
         elsewhere.append("model.weights=none")
     if job.data.labels_per_class is not None:  # the digits have 140 a class
         elsewhere.append("data.labels_per_class=20")
-    run = train(job.replace([*elsewhere, "train.global_batch_size=16", "model.input_size=null"]))
+    job = job.replace([*elsewhere, "train.global_batch_size=16", "model.input_size=null"])
+    run_dir = str(tmp_path / "run")
+    if job.scale.max_workers > 1:
+        train(job, run_dir=run_dir)
+    else:
+        run_alone(job, run_dir)
+    run = Run(run_dir)
     assert run.summary["steps"] == 2
     assert run.job.augment == job.augment
