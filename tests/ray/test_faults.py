@@ -23,6 +23,7 @@ from augft.run import INCIDENTS, Run
 from augft.storage import Storage
 from augft.train.launch import train
 from tests.object_store import Line, s3_server
+from tests.ray.alone import train_alone
 from tests.small_disk import mounted_disk
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -62,7 +63,7 @@ def _assert_same(run: Run, undisturbed: Run) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(_job(), run_dir=str(tmp_path_factory.mktemp("runs") / "undisturbed"))
+    return train_alone(_job(), tmp_path_factory.mktemp("runs") / "undisturbed")
 
 
 def _until(condition: Callable[[], bool], timeout_s: float = 240) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from augft.config import load_job
-from augft.run import Run
 from augft.train.launch import train
-from augft.train.solo import run_alone
+from tests.ray.alone import train_alone
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -25,11 +24,7 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     if job.data.labels_per_class is not None:  # the digits have 140 a class
         elsewhere.append("data.labels_per_class=20")
     job = job.replace([*elsewhere, "train.global_batch_size=16", "model.input_size=null"])
-    run_dir = str(tmp_path / "run")
-    if job.scale.max_workers > 1:
-        train(job, run_dir=run_dir)
-    else:
-        run_alone(job, run_dir)
-    run = Run(run_dir)
+    several = job.scale.max_workers > 1
+    run = train(job, run_dir=str(tmp_path / "run")) if several else train_alone(job, tmp_path / "run")
     assert run.summary["steps"] == 2
     assert run.job.augment == job.augment

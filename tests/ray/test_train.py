@@ -20,7 +20,7 @@ from augft.errors import NonFiniteLossError, RunDirectoryError
 from augft.model import build_model
 from augft.run import Run
 from augft.train.launch import train
-from augft.train.solo import run_alone
+from tests.ray.alone import train_alone
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -95,12 +95,7 @@ def test_who_works_does_not_show(undisturbed: Run, tmp_path: Path, scale: str) -
 
 
 def test_a_run_alone_in_a_process_is_the_same(undisturbed: Run, tmp_path: Path) -> None:
-    threads, before = undisturbed.environment["placement"]["cpus_per_worker"], torch.get_num_threads()
-    alone = Run(str(tmp_path / "alone"))
-    try:
-        run_alone(_job(), alone.uri, threads=threads)
-    finally:
-        torch.set_num_threads(before)
+    alone = train_alone(_job(), tmp_path / "alone")
     assert alone.summary["stream_digest"] == undisturbed.summary["stream_digest"]
     assert alone.storage.read("model.safetensors") == undisturbed.storage.read("model.safetensors")
     assert _without_times(alone) == _without_times(undisturbed)
@@ -108,9 +103,8 @@ def test_a_run_alone_in_a_process_is_the_same(undisturbed: Run, tmp_path: Path) 
 
 def test_where_no_statistics_are_learned_two_workers_learn_what_one_does(tmp_path: Path) -> None:
     alike = ("model.bn=frozen", "train.precision=fp32", "train.optimizer.lr=0.01", "train.epochs=3")
-    one, two = (
-        train(_job(*alike, f"scale.num_workers={number}"), run_dir=str(tmp_path / str(number))) for number in (1, 2)
-    )
+    one = train_alone(_job(*alike), tmp_path / "one")
+    two = train(_job(*alike, "scale.num_workers=2"), run_dir=str(tmp_path / "two"))
     assert one.summary["stream_digest"] == two.summary["stream_digest"]
     ours, theirs = (load(run.storage.read("model.safetensors")) for run in (one, two))
     for name, tensor in ours.items():
@@ -129,7 +123,7 @@ def _first_weights(job: Job) -> dict[str, torch.Tensor]:
 def test_another_seed_or_policy_shows(undisturbed: Run, tmp_path: Path) -> None:
     stop = "train.stop.steps=4"
     digests = [
-        train(_job(stop, *changed), run_dir=str(tmp_path / str(number))).summary["stream_digest"]
+        train_alone(_job(stop, *changed), tmp_path / str(number)).summary["stream_digest"]
         for number, changed in enumerate([(), ("seed=6",), ("augment.policy=none",)])
     ]
     assert len(set(digests)) == 3
@@ -182,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     [("loss=100", "loss"), ("epochs=2", "epochs"), ("steps=7", "steps"), ("time_s=0.001", "time_s")],
 )
 def test_stop_rules(tmp_path: Path, rule: str, reason: str) -> None:
-    summary = train(_job(f"train.stop.{rule}"), run_dir=str(tmp_path / "stopped")).summary
+    summary = train_alone(_job(f"train.stop.{rule}"), tmp_path / "stopped").summary
     assert summary["stop_reason"] == reason
     assert summary["steps"] == {"loss": 5, "epochs": 9, "steps": 7, "time_s": 2}[reason]
 
