@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 
+from augft.sealed import Sealed
+
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SEND_S = 1.0
 _ANSWER_S = 5.0
@@ -26,28 +28,28 @@ Key = tuple[str, ...]
 class _Ledger:
     """The actor. It also hands out what is served: Ray Serve would keep that, weights and all, in its own records."""
 
-    def __init__(self, held: list[Any]) -> None:
-        self._held = held
+    def __init__(self, held: Sealed[Any]) -> None:
+        self._held = held.open()
         self._counts: Counter[Key] = Counter()
 
     def add(self, counts: dict[Key, float]) -> None:
         self._counts.update(counts)
 
     def recipe(self) -> object:
-        return ray.get(self._held[0])
+        return ray.get(self._held)
 
     def counts(self) -> dict[Key, float]:
         return dict(self._counts)
 
 
-def start_ledger(held: list[Any]) -> Any:
+def start_ledger(held: Any) -> Any:
     """The actor that all replicas share; it ends with this process.
 
     Args:
-        held: a reference to what is served, which the caller keeps; in a list, so that Ray leaves it one: an actor that
-            may be started again shall not have been given large arguments.
+        held: a reference to what is served, which the caller keeps. It is given sealed: of an actor that may be started
+            again, Ray complains aloud of arguments that are or hold references.
     """
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(_Ledger).remote(held)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)(_Ledger).remote(Sealed.of(held))
 
 
 class Counts:

@@ -97,7 +97,7 @@ def serve(
                 graceful_shutdown_timeout_s=_DRAIN_S,
                 logging_config=LoggingConfig(enable_access_log=False),
             )
-            held = [ray.put(recipe)]
+            held = ray.put(recipe)
             ledger = start_ledger(held)
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             try:
