@@ -7,7 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from augft.train.session import ray_session
 from augft.train.visibility import ANSWER_S, marked
 
 _HUSHED = {
-    # That an actor would not restart if its arguments were lost: its owner, this process, holds them to the end.
+    # That an actor of Ray Data would not restart if its arguments were lost: this process holds them to the end.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Figures for a dashboard that come before it knows of the data set. What workers raise is waited for, and told.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
@@ -153,7 +153,8 @@ def _run(
     with ExitStack() as stack:
         if not means.verbose:
             stack.enter_context(_hushed())
-        stack.enter_context(ray_session(means.address, num_cpus=num_cpus, verbose=means.verbose))
+        with nullcontext() if means.verbose else _deaf():
+            stack.enter_context(ray_session(means.address, num_cpus=num_cpus, verbose=means.verbose))
         resources = ray.cluster_resources()
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         crew = crew_of(means.num_workers, num_units, reads_apart, cpus, gpus)
@@ -184,6 +185,19 @@ def _hushed() -> Iterator[None]:
     finally:
         for name in mine:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Within the block nothing reaches stderr: Ray, as it starts, says there which level `_HUSHED` has set."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def crew_of(num_workers: int | None, num_units: int, reads_apart: bool, cpus: int, gpus: int) -> Crew:

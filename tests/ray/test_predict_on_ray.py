@@ -91,6 +91,19 @@ def undisturbed(run: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
+def test_the_command_says_what_it_does_and_nothing_of_ray(run: str, folder: Path, tmp_path: Path) -> None:
+    picture, out = str(folder / "a/0.jpg"), str(tmp_path / "p.parquet")
+    command = [sys.executable, "-m", "augft.cli", "predict", run, picture, "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stderr.splitlines() == [
+        f"listing {picture}",
+        "starting Ray on this machine",
+        "putting the predictions together",
+    ]
+    assert done.stdout == f"{out}: 1 pictures predicted, 0 rejected\n"
+    assert pq.read_table(out)["path"].to_pylist() == ["0.jpg"]
+
+
 def test_rows_are_the_models_and_in_order(undisturbed: Path, run: str, contents: dict[str, bytes]) -> None:
     rows = pq.read_table(undisturbed)
     assert rows.schema.names == ["path", "label", "class_index", "probabilities"]
