@@ -361,6 +361,13 @@ def extend_uri(uri: str, ending: str) -> str:
     return f"{base.rstrip('/')}{ending}{mark}{query}"
 
 
+def split_uri(uri: str) -> tuple[str, str]:
+    """The place of the folder that a URI's last name lies in, and that name as it is written there."""
+    base, mark, query = uri.partition("?")
+    folder, _, name = base.rpartition("/")
+    return f"{folder}{mark}{query}", name
+
+
 def reason(error: BaseException | None) -> str:
     """Why, in a line; without the path, which pyarrow tells too, and the number that a store gives a request."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -24,7 +24,7 @@ from augft.data.packed import set_files
 from augft.data.picture import is_picture
 from augft.data.tree import open_tree
 from augft.errors import DataError
-from augft.storage import Place, extend_uri
+from augft.storage import Place, extend_uri, split_uri
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -202,9 +202,8 @@ def opened(file: Place) -> Iterator[pq.ParquetFile]:
         with _reading(file), pq.ParquetFile(file) as parquet:
             yield parquet
         return
-    base, mark, query = file.partition("?")
-    folder, _, name = base.rpartition("/")
-    with _reading(file), set_files(f"{folder}{mark}{query}").open(name) as content:
+    folder, name = split_uri(file)
+    with _reading(file), set_files(folder).open(name) as content:
         yield pq.ParquetFile(content, pre_buffer=True)
 
 

@@ -39,7 +39,7 @@ from augft.data.split import carve
 from augft.data.tree import FolderTree, RemoteTree, Tree, open_tree, tree_digest
 from augft.data.work import Crew
 from augft.errors import DataError
-from augft.storage import Place, place
+from augft.storage import Place, place, split_uri
 
 UInt8Array = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
@@ -149,9 +149,8 @@ def _for_others(path: Place) -> Place:
 
 def _parquet_file(uri: str) -> tuple[str, str] | None:
     """Folder and name of the Parquet file that a URI names; None if it names something else."""
-    base, mark, query = uri.partition("?")
-    folder, _, name = base.rpartition("/")
-    return (f"{folder}{mark}{query}", name) if name.endswith(".parquet") else None
+    folder, name = split_uri(uri)
+    return (folder, name) if name.endswith(".parquet") else None
 
 
 def _locate(source: str) -> Place:

@@ -235,9 +235,9 @@ def _text(
 
 
 def _early(number: int) -> str:
-    return (
-        f"; {number} of them, stopped early, with what {'it' if number == 1 else 'they'} had reached" if number else ""
-    )
+    if not number:
+        return ""
+    return f"; {number} of them, stopped early, with what {'it' if number == 1 else 'they'} had reached"
 
 
 def _list(names: list[str]) -> str:

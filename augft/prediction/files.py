@@ -16,7 +16,7 @@ from augft.data.packed import set_files
 from augft.data.picture import MAX_FILE_BYTES, is_picture
 from augft.data.tree import UnreadableError, is_noise, read_files, reading, shown, walk
 from augft.prediction.listing import as_table, by_name, cut
-from augft.storage import Place, place, reason
+from augft.storage import Place, place, reason, split_uri
 
 _SCHEMA = pa.schema([("name", pa.large_binary()), ("size", pa.int64()), ("modified", pa.int64())])
 _OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
@@ -50,7 +50,7 @@ class Folder:
         self._listed = listed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Folder, (self.where,)
+        return type(self), (self.where,)
 
     def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
         """See `Source`."""
@@ -87,12 +87,6 @@ class OnePicture(Folder):
         where: a path or a URI.
     """
 
-    def __init__(self, where: str) -> None:
-        super().__init__(where)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return OnePicture, (self.where,)
-
     def units(self, max_rows: int) -> Iterator[pa.RecordBatch]:
         """See `Source`."""
         _, name = _split(place(self.where))
@@ -106,9 +100,8 @@ def _split(picture: Place) -> tuple[Place, str]:
     """The folder of a picture file, and its name there."""
     if isinstance(picture, Path):
         return picture.parent, picture.name
-    path, mark, options = picture.partition("?")
-    folder, _, name = path.rpartition("/")
-    return folder + mark + options, unquote(name)
+    folder, name = split_uri(picture)
+    return folder, unquote(name)
 
 
 def _on_disk(root: Path) -> Iterator[tuple[bytes, int, int]]:

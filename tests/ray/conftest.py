@@ -15,6 +15,7 @@ import pytest
 from ray._private.parameter import RayParams
 
 from augft.train.session import ray_session
+from tests.ray.processes import titles
 
 _RAYS_OWN = {
     "ray::ActorLocationTracker",
@@ -59,12 +60,8 @@ def _no_actor_is_left() -> Iterator[None]:
 
 
 def _actors() -> dict[psutil.Process, str]:
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            title = process.cmdline()[0]
-        except (psutil.Error, IndexError):
-            continue
-        if title.startswith("ray::") and title.partition(".")[0] not in _RAYS_OWN:
-            found[process] = title
-    return found
+    return {
+        process: title
+        for process, title in titles().items()
+        if title.startswith("ray::") and title.partition(".")[0] not in _RAYS_OWN
+    }

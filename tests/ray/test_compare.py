@@ -22,6 +22,7 @@ from augft.errors import InputError, RunDirectoryError, RunError
 from augft.evaluate import correct_from_dict
 from augft.experiment.compare import compare
 from augft.run import Run
+from tests.ray.processes import titles
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -186,13 +187,6 @@ compare(load_job_text(sys.argv[1], "the test's job"), run_dir=str(folder))
 """
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return "".join(process.cmdline()[:1])
-    except psutil.Error:
-        return ""
-
-
 def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
     file = folder.parent / "job.yaml"
     file.write_text(JOB)
@@ -211,7 +205,7 @@ def test_a_driver_that_is_killed_or_stopped_goes_on(
             assert driver.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        seats = [child for child in psutil.Process(driver.pid).children(recursive=True) if "_Runner" in _title(child)]
+        seats = [process for process, title in titles(driver.pid).items() if "_Runner" in title]
         assert seats
         os.kill(driver.pid, sent)
         _, stderr = driver.communicate(timeout=120)

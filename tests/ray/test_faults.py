@@ -24,6 +24,7 @@ from augft.storage import Storage
 from augft.train.launch import train
 from tests.object_store import Line, s3_server
 from tests.ray.alone import train_alone
+from tests.ray.processes import titles
 from tests.small_disk import mounted_disk
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -111,23 +112,16 @@ def test_asked_to_stop_it_saves_after_the_step_and_goes_on_to_the_same_bits(
     assert _is_at(driver.run_dir, step)(), "not saved"
     assert not (driver.run_dir / "summary.json").exists()
     assert not (driver.run_dir / "lease.json").exists()
-    if not to_group:
-        return  # what is saved is the same
-    _assert_same(train(_job(), run_dir=str(driver.run_dir), resume=True), undisturbed)
+    resumed = (
+        train(_job(), run_dir=str(driver.run_dir), resume=True) if to_group else train_alone(_job(), driver.run_dir)
+    )
+    _assert_same(resumed, undisturbed)
     assert [line["what"] for line in _incidents(driver.run_dir)] == ["stop", "resume"]
 
 
 def _workers(driver: int | None = None) -> list[psutil.Process]:
     """The training workers below a driver's Ray, this process's own by default."""
-    ray_processes = psutil.Process(driver or os.getpid()).children(recursive=True)
-    return [process for process in ray_processes if "RayTrainWorker" in _title(process)]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+    return [process for process, title in titles(driver).items() if "RayTrainWorker" in title]
 
 
 @pytest.fixture
@@ -183,7 +177,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Driver]:
     finally:
         if driver.process.poll() is None:
             driver.process.terminate()
-            driver.ended()
+            assert driver.ended()[0] == 130
 
 
 def test_a_run_in_use_is_not_taken_over(endless: _Driver) -> None:
